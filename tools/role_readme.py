@@ -103,9 +103,8 @@ def main() -> int:
         if arguments.write:
             readme.write_text(wanted)
         else:
-            print(
-                f"{readme.relative_to(TOP)}: the table is out of date: tools/run -m tools.role_readme --write {role.name}"
-            )
+            cure = f"tools/run -m tools.role_readme --write {role.name}"
+            print(f"{readme.relative_to(TOP)}: the table is out of date: {cure}")
             faults += 1
     return int(faults > 0)
 
