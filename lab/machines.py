@@ -85,7 +85,7 @@ def create(host: Host, source: Path) -> bool:
     resolv.unlink(missing_ok=True)
     resolv.write_text(f"nameserver {host.resolver}\n")
     (partial / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")
-    run("ssh-keygen", "-A", "-f", partial)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", partial / "etc/ssh/ssh_host_ed25519_key")
     partial.rename(disk)
     return True
 

@@ -78,6 +78,7 @@ class Service:
                 preexec_fn=before_exec,  # noqa: PLW1509 (no threads here, and a cgroup is entered by the child itself)
                 start_new_session=True,
             )
+        process.returncode = 0  # it is meant to outlive us: nobody here will wait for it
         started = _start_time(process.pid)
         if started is None:
             raise LabError(f"{self.name} ended at once: {self.last_words()}")
