@@ -1,0 +1,626 @@
+# Copyright: the kubecozy authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rules that an inventory must keep before any machine is looked at.
+
+Private to this collection: names and behaviour may change at any time.
+
+Nothing here does more than look: no connection, no file written. Values of secrets never get into a message.
+"""
+
+from __future__ import annotations
+
+import collections.abc as c
+import dataclasses
+import difflib
+import functools
+import ipaddress
+import json
+import typing as t
+
+from ansible_collections.kubecozy.homelab.plugins.plugin_utils import _inventory_values as values
+
+CONTROLLER = "localhost"
+#: The same as requires_ansible in meta/runtime.yml, which Ansible itself only warns about.
+OLDEST_ANSIBLE_CORE = "2.19.0"
+MACHINE_GROUPS = ("control_plane", "workers", "home_dns")
+#: An inventory that has one of these groups, even an empty one, wants a cluster made on its own machines.
+CLUSTER_GROUPS = ("cluster", "control_plane", "workers")
+
+#: Facts of the site. Each is stated once, for all hosts.
+SITE_VARIABLES = frozenset(
+    {
+        "homelab_address_pool",
+        "homelab_cache_dir",
+        "homelab_control_plane_endpoint",
+        "homelab_domain",
+        "homelab_ingress_address",
+        "homelab_instances",
+        "homelab_kubeconfig",
+        "homelab_kubernetes_version",
+        "homelab_lan_cidr",
+        "homelab_pod_cidr",
+        "homelab_service_cidr",
+    }
+)
+#: Site variables that carry secrets: their values are never shown.
+SECRET_VARIABLES = frozenset({"homelab_instances", "cozy_instance_instances"})
+#: Variables of single roles that can contradict the site.
+ROLE_VARIABLES = frozenset(
+    {
+        "containerd_version",
+        "cozy_instance_instances",
+        "flannel_backend",
+        "home_dns_upstreams",
+        "kubernetes_version",
+        "mail_kind",
+    }
+)
+INSTANCE_KEYS = frozenset({"apps", "domain", "email", "locale", "passphrase", "public_name"})
+SHORTEST_PASSPHRASE = 8
+FLANNEL_BACKENDS = ("vxlan", "host-gw", "wireguard")
+MAIL_KINDS = ("mailpit", "mailhog")
+
+#: kube-controller-manager hands each machine a network of this prefix length for its pods.
+POD_PREFIX_OF_A_MACHINE = 24
+#: kubeadm takes service networks of at most 20 host bits; fewer than 256 addresses run out soon.
+SERVICE_PREFIXES = (12, 24)
+EXAMPLE_VERSION = "1.36.3"
+
+
+class Missing:
+    """The value of a variable that is not set."""
+
+
+MISSING: t.Final = Missing()
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """The value of a variable whose template or vault cannot be resolved."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what, how it is, and what it should be."""
+
+    subject: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.found}: expected {self.expected}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """What an inventory says, with all templates resolved.
+
+    ``controller`` holds the variables as the controller sees them, ``machines`` those of every machine of the known
+    groups, ``groups`` the members of every group. ``containerd_minimum`` maps each supported Kubernetes release
+    ("1.36") to the oldest containerd that it works with. ``ansible_core`` is the version that runs.
+    """
+
+    controller: c.Mapping[str, object]
+    machines: c.Mapping[str, c.Mapping[str, object]]
+    groups: c.Mapping[str, c.Sequence[str]]
+    containerd_minimum: c.Mapping[str, str]
+    ansible_core: str
+
+    @property
+    def makes_cluster(self) -> bool:
+        """Say whether a cluster is to be made on machines of the inventory, rather than given by a kubeconfig."""
+        return any(group in self.groups for group in CLUSTER_GROUPS)
+
+    def members(self, *groups: str) -> list[str]:
+        """Return the machines of some groups, each once."""
+        return list(dict.fromkeys(name for group in groups for name in self.groups.get(group, ())))
+
+    def views(self) -> dict[str, c.Mapping[str, object]]:
+        """Return the variables of the controller and of every machine."""
+        return {CONTROLLER: self.controller, **self.machines}
+
+    def site(self, name: str) -> object:
+        """Return a fact of the site; one that cannot be read counts as missing (it is reported elsewhere)."""
+        for view in self.views().values():
+            value = view.get(name, MISSING)
+            if not isinstance(value, Missing):
+                return MISSING if isinstance(value, Unreadable) else value
+        return MISSING
+
+    def states(self, name: str) -> bool:
+        """Say whether a variable is set anywhere, be it unreadable."""
+        return any(name in view for view in self.views().values())
+
+    def spread(self, name: str) -> list[tuple[object, list[str]]]:
+        """Return the different values of a variable, each with the hosts that see it."""
+        found: list[tuple[object, list[str]]] = []
+        for host, view in self.views().items():
+            if name not in view:
+                continue
+            for value, hosts in found:
+                if type(value) is type(view[name]) and value == view[name]:
+                    hosts.append(host)
+                    break
+            else:
+                found.append((view[name], [host]))
+        return found
+
+    @functools.cached_property
+    def lan(self) -> ipaddress.IPv4Network | None:
+        """Return the house's network when it is stated well."""
+        return values.network(self.site("homelab_lan_cidr"))
+
+    @functools.cached_property
+    def addresses(self) -> dict[str, ipaddress.IPv4Address]:
+        """Return the well-stated addresses of machines."""
+        found = {name: values.address(view.get("ansible_host")) for name, view in self.machines.items()}
+        return {name: address for name, address in found.items() if address is not None}
+
+    @functools.cached_property
+    def pool(self) -> list[values.Range]:
+        """Return the well-stated entries of the address pool."""
+        stated = self.site("homelab_address_pool")
+        entries = [values.address_range(entry) for entry in stated] if isinstance(stated, list) else []
+        return [entry for entry in entries if isinstance(entry, values.Range)]
+
+
+Problems = c.Iterator[Problem]
+
+
+def problems_of(inventory: Inventory) -> list[Problem]:
+    """Return everything that is wrong with an inventory, in the order in which a reader would fix it."""
+    rules: tuple[c.Callable[[Inventory], Problems], ...] = (
+        _ansible,
+        _groups,
+        _unreadable,
+        _known_names,
+        _stated_once,
+        _domain,
+        _lan,
+        _machines,
+        _pool,
+        _ingress,
+        _cluster_networks,
+        _control_plane,
+        _versions,
+        _choices,
+        _upstreams,
+        _paths,
+        _instances,
+    )
+    return list(dict.fromkeys(problem for rule in rules for problem in rule(inventory)))
+
+
+def is_value(value: object, expected: str, subject: str) -> Problem:
+    """Make the problem of a value that is not what it should be."""
+    if isinstance(value, Missing) or value is None:
+        return Problem(subject, "is not set", expected)
+    return Problem(subject, f"is {shown(value)}", expected)
+
+
+def shown(value: object) -> str:
+    """Return a value as people write it in YAML, cut when it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def listed(names: c.Iterable[str]) -> str:
+    """Return names as a list for a sentence."""
+    return ", ".join(names)
+
+
+def nearest(name: str, known: c.Iterable[str]) -> str | None:
+    """Return the known name that is meant by a misspelt one, if there is one."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)), None)
+
+
+def _ansible(inventory: Inventory) -> Problems:
+    if values.version_key(inventory.ansible_core) < values.version_key(OLDEST_ANSIBLE_CORE):
+        yield is_value(inventory.ansible_core, f"{OLDEST_ANSIBLE_CORE} or newer", "version of ansible-core")
+
+
+def _groups(inventory: Inventory) -> Problems:
+    groups = inventory.groups
+    for group in sorted(set(groups) - {"all", "ungrouped", *CLUSTER_GROUPS, *MACHINE_GROUPS}):
+        meant = nearest(group.lower().replace("-", "_"), MACHINE_GROUPS)
+        if meant and groups[group] and not groups.get(meant):
+            yield Problem(f"group {group}", f"holds {listed(groups[group])}", f'the name "{meant}" for this group')
+    if not inventory.makes_cluster:
+        if not inventory.states("homelab_kubeconfig"):
+            yield Problem(
+                "group control_plane",
+                "is missing",
+                "a group with one machine at least, or homelab_kubeconfig alone for a cluster that is there already",
+            )
+        return
+    if "control_plane" not in groups:
+        yield Problem("group control_plane", "is missing", "a group with one machine at least")
+    elif not groups["control_plane"]:
+        yield Problem("group control_plane", "is empty", "one machine at least")
+    elif len(groups["control_plane"]) % 2 == 0:
+        count = len(groups["control_plane"])
+        yield Problem(
+            "group control_plane",
+            f"holds {count} machines ({listed(groups['control_plane'])})",
+            f"an odd number, such as {count - 1} or {count + 1}: the last one adds work and no safety",
+        )
+    for name in inventory.members("control_plane"):
+        if name in groups.get("workers", ()):
+            yield Problem(
+                f"machine {name}",
+                "is in both control_plane and workers",
+                "one of the two (a cluster without workers runs everything on its control plane)",
+            )
+    wanted = inventory.members("control_plane", "workers")
+    if "cluster" not in groups:
+        yield Problem("group cluster", "is missing", "a group with the children control_plane and workers")
+        return
+    for name in groups["cluster"]:
+        if name not in wanted:
+            yield Problem(f"machine {name}", "is in cluster only", "it to be in control_plane or in workers")
+    left_out = [name for name in wanted if name not in groups["cluster"]]
+    if left_out:
+        yield Problem("group cluster", f"lacks {listed(left_out)}", "the children control_plane and workers in it")
+
+
+def _unreadable(inventory: Inventory) -> Problems:
+    for name in sorted({name for view in inventory.views().values() for name in view}):
+        for value, hosts in inventory.spread(name):
+            if isinstance(value, Unreadable):
+                where = "" if CONTROLLER in hosts else f" of {listed(hosts)}"
+                yield Problem(f"{name}{where}", f"cannot be read ({value.reason})", "a value whose parts are all there")
+
+
+def _known_names(inventory: Inventory) -> Problems:
+    names = {name for view in inventory.views().values() for name in view if name.startswith("homelab_")}
+    for name in sorted(names - SITE_VARIABLES):
+        meant = nearest(name, SITE_VARIABLES)
+        value = inventory.site(name)
+        # Without a near name nobody knows whether the value is a secret.
+        hidden = meant is None or meant in SECRET_VARIABLES or isinstance(value, Missing)
+        found = "is set" if hidden else f"is {shown(value)}"
+        hint = f'the name "{meant}", or no such variable' if meant else "no such variable: nothing here reads it"
+        yield Problem(name, found, hint)
+
+
+def _stated_once(inventory: Inventory) -> Problems:
+    for name in sorted(SITE_VARIABLES):
+        spread = inventory.spread(name)
+        seen_by = [host for _value, hosts in spread for host in hosts]
+        place = "one value for all hosts, in group_vars/all"
+        if len(spread) > 1 and name not in SECRET_VARIABLES:
+            parts = [
+                f"{shown(value)} for {listed(hosts)}" for value, hosts in spread if not isinstance(value, Unreadable)
+            ]
+            yield Problem(name, f"is {'; '.join(parts)}", place)
+        elif len(spread) > 1:
+            yield Problem(name, "differs between hosts", place)
+        elif seen_by and len(seen_by) < len(inventory.views()):
+            yield Problem(name, f"is set for {listed(seen_by)} only", place)
+
+
+def _domain(inventory: Inventory) -> Problems:
+    value = inventory.site("homelab_domain")
+    if isinstance(value, Missing) and inventory.states("homelab_domain"):
+        return
+    fault = values.domain_fault(value)
+    if fault:
+        yield is_value(value, fault, "homelab_domain")
+
+
+def _lan(inventory: Inventory) -> Problems:
+    value = inventory.site("homelab_lan_cidr")
+    if isinstance(value, Missing) and (inventory.states("homelab_lan_cidr") or not inventory.makes_cluster):
+        return
+    fault = values.network_fault(value)
+    if fault is None and inventory.lan is not None and not 8 <= inventory.lan.prefixlen <= 29:
+        fault = "a prefix length from 8 to 29"
+    if fault:
+        yield is_value(value, fault, "homelab_lan_cidr")
+
+
+def _address_fault(inventory: Inventory, value: object) -> str | None:
+    """Judge an address that something in the house has."""
+    address = values.address(value)
+    lan = inventory.lan
+    if address is None:
+        return "an IPv4 address of the house" + (f" ({lan})" if lan else ', such as "192.168.1.11"')
+    if lan is None:
+        return None
+    if address not in lan:
+        return f"an address inside homelab_lan_cidr ({lan})"
+    if address == lan.network_address:
+        return f"an address of a machine; this is the network address of {lan}"
+    if address == lan.broadcast_address:
+        return f"an address of a machine; this is the broadcast address of {lan}"
+    return None
+
+
+def _machines(inventory: Inventory) -> Problems:
+    for name, view in inventory.machines.items():
+        fault = values.machine_name_fault(name)
+        if fault:
+            yield Problem(f"machine {name}", "has a name that cannot be used", fault)
+        value = view.get("ansible_host", MISSING)
+        if not isinstance(value, Unreadable):
+            fault = _address_fault(inventory, value)
+            if fault:
+                yield is_value(value, fault, f"ansible_host of {name}")
+    for address in dict.fromkeys(inventory.addresses.values()):
+        names = [name for name, own in inventory.addresses.items() if own == address]
+        if len(names) > 1:
+            yield is_value(str(address), "a different address for each machine", f"ansible_host of {listed(names)}")
+
+
+def _pool(inventory: Inventory) -> Problems:
+    subject = "homelab_address_pool"
+    value = inventory.site(subject)
+    if isinstance(value, Missing) and (inventory.states(subject) or not inventory.makes_cluster):
+        return
+    if not isinstance(value, list) or not value:
+        yield is_value(value, 'a list of ranges, such as ["192.168.1.200-192.168.1.209"]', subject)
+        return
+    good: list[values.Range] = []
+    for entry in value:
+        read = values.address_range(entry)
+        if isinstance(read, str):
+            yield is_value(entry, read, subject)
+            continue
+        for other in good:
+            if read.overlaps(other):
+                yield is_value(entry, f"ranges that do not overlap; this one overlaps {other}", subject)
+        good.append(read)
+        yield from _pool_range(inventory, entry, read)
+
+
+def _pool_range(inventory: Inventory, entry: object, read: values.Range) -> Problems:
+    subject = "homelab_address_pool"
+    lan = inventory.lan
+    if lan is not None:
+        if read.first not in lan or read.last not in lan:
+            yield is_value(entry, f"addresses inside homelab_lan_cidr ({lan})", subject)
+        else:
+            for special, what in ((lan.network_address, "network"), (lan.broadcast_address, "broadcast")):
+                if special in read:
+                    yield is_value(entry, f"a range without the {what} address {special}", subject)
+    for name, address in inventory.addresses.items():
+        if address in read:
+            yield is_value(entry, f"a range without the address of {name} ({address})", subject)
+    for name in ("homelab_pod_cidr", "homelab_service_cidr"):
+        net = values.network(inventory.site(name))
+        if net is not None and read.overlaps(values.Range(net[0], net[-1])):
+            yield is_value(entry, f"addresses outside {name} ({net})", subject)
+
+
+def _ingress(inventory: Inventory) -> Problems:
+    subject = "homelab_ingress_address"
+    value = inventory.site(subject)
+    if isinstance(value, Missing) and (inventory.states(subject) or not inventory.makes_cluster):
+        return
+    fault = _address_fault(inventory, value)
+    if fault:
+        yield is_value(value, fault, subject)
+        if values.address(value) is None:
+            return
+    address = values.address(value)
+    for name, own in inventory.addresses.items():
+        if own == address:
+            yield is_value(value, f"an address that no machine has; {name} has it", subject)
+    if inventory.pool and not any(address in entry for entry in inventory.pool):
+        pool = listed(str(entry) for entry in inventory.pool)
+        yield is_value(value, f"an address of homelab_address_pool ({pool})", subject)
+
+
+def _cluster_networks(inventory: Inventory) -> Problems:
+    nets: dict[str, ipaddress.IPv4Network] = {}
+    for name in ("homelab_pod_cidr", "homelab_service_cidr"):
+        value = inventory.site(name)
+        if isinstance(value, Missing):
+            continue
+        fault = values.network_fault(value)
+        if fault:
+            yield is_value(value, fault, name)
+            continue
+        nets[name] = ipaddress.IPv4Network(t.cast(str, value))
+        fault = _size_fault(inventory, name, nets[name])
+        if fault:
+            yield is_value(value, fault, name)
+    pods, services = nets.get("homelab_pod_cidr"), nets.get("homelab_service_cidr")
+    if pods is not None and services is not None and pods.overlaps(services):
+        yield is_value(
+            str(pods), f"a network that does not overlap homelab_service_cidr ({services})", "homelab_pod_cidr"
+        )
+    for name, net in nets.items():
+        if inventory.lan is not None and net.overlaps(inventory.lan):
+            yield is_value(str(net), f"a network that does not overlap homelab_lan_cidr ({inventory.lan})", name)
+            continue
+        for machine, address in inventory.addresses.items():
+            if address in net:
+                yield is_value(str(net), f"a network without the address of {machine} ({address})", name)
+
+
+def _size_fault(inventory: Inventory, name: str, net: ipaddress.IPv4Network) -> str | None:
+    if name == "homelab_service_cidr":
+        low, high = SERVICE_PREFIXES
+        return None if low <= net.prefixlen <= high else f"a prefix length from {low} to {high}"
+    machines = max(1, len(inventory.members("control_plane", "workers")))
+    room = 0 if net.prefixlen > POD_PREFIX_OF_A_MACHINE else 2 ** (POD_PREFIX_OF_A_MACHINE - net.prefixlen)
+    if room < machines:
+        needed = POD_PREFIX_OF_A_MACHINE - (machines - 1).bit_length()
+        return f"a prefix length of at most {needed}, a /{POD_PREFIX_OF_A_MACHINE} for each of {machines} machine(s)"
+    return None
+
+
+def _control_plane(inventory: Inventory) -> Problems:
+    subject = "homelab_control_plane_endpoint"
+    value = inventory.site(subject)
+    count = len(inventory.groups.get("control_plane", ()))
+    if isinstance(value, Missing) or value in (None, ""):
+        if count > 1 and not inventory.spread(subject):
+            yield Problem(
+                subject,
+                "is not set",
+                f'a name or address that leads to all {count} machines, such as "cluster.example.com:6443"',
+            )
+        return
+    fault = values.endpoint_fault(value)
+    if fault:
+        yield is_value(value, fault, subject)
+        return
+    address = values.address(t.cast(str, value).partition(":")[0])
+    if any(address in entry for entry in inventory.pool):
+        yield is_value(
+            value, "an address outside homelab_address_pool: the pool serves only once the cluster runs", subject
+        )
+
+
+def _versions(inventory: Inventory) -> Problems:
+    supported = sorted(inventory.containerd_minimum, key=values.version_key)
+    releases: dict[str, str] = {}
+    for name in ("homelab_kubernetes_version", "kubernetes_version"):
+        for value, hosts in inventory.spread(name):
+            if isinstance(value, Unreadable):
+                continue
+            fault = values.version_fault(value, EXAMPLE_VERSION)
+            if fault is None:
+                release = t.cast(str, value).rpartition(".")[0]
+                if release not in inventory.containerd_minimum:
+                    fault = f"one of the supported releases {listed(supported)}"
+                releases.update(dict.fromkeys(hosts, release))
+            if fault:
+                yield is_value(value, fault, name)
+    for value, hosts in inventory.spread("containerd_version"):
+        if isinstance(value, Unreadable):
+            continue
+        fault = values.version_fault(value, "2.4.2")
+        if fault:
+            yield is_value(value, fault, "containerd_version")
+            continue
+        for release in sorted({releases[host] for host in hosts if host in releases}):
+            oldest = inventory.containerd_minimum.get(release)
+            if oldest and values.version_key(t.cast(str, value)) < values.version_key(oldest):
+                yield is_value(value, f"{oldest} or newer, which Kubernetes {release} needs", "containerd_version")
+
+
+def _choices(inventory: Inventory) -> Problems:
+    for name, choices in (("flannel_backend", FLANNEL_BACKENDS), ("mail_kind", MAIL_KINDS)):
+        for value, _hosts in inventory.spread(name):
+            if not isinstance(value, Unreadable) and value not in choices:
+                yield is_value(value, f"one of {listed(choices)}", name)
+
+
+def _upstreams(inventory: Inventory) -> Problems:
+    subject = "home_dns_upstreams"
+    servers = {inventory.addresses[name]: name for name in inventory.members("home_dns") if name in inventory.addresses}
+    ingress = values.address(inventory.site("homelab_ingress_address"))
+    for value, _hosts in inventory.spread(subject):
+        if isinstance(value, Unreadable):
+            continue
+        if not isinstance(value, list):
+            yield is_value(value, 'a list of DNS servers, such as ["9.9.9.9", "1.1.1.1"]', subject)
+            continue
+        for entry in value:
+            address = values.address(entry)
+            if address is None:
+                yield is_value(entry, "the IPv4 address of a DNS server", subject)
+            elif address in servers:
+                yield is_value(
+                    entry, f"another server: this is {servers[address]}, the home DNS server itself", subject
+                )
+            elif address == ingress or any(address in pool for pool in inventory.pool):
+                yield is_value(
+                    entry, "a DNS server outside the cluster, not an address of homelab_address_pool", subject
+                )
+
+
+def _paths(inventory: Inventory) -> Problems:
+    kubeconfig = values.writable_file_fault if inventory.makes_cluster else values.readable_file_fault
+    for name, judge in (("homelab_kubeconfig", kubeconfig), ("homelab_cache_dir", values.writable_folder_fault)):
+        value = inventory.site(name)
+        if not isinstance(value, Missing):
+            fault = judge(value)
+            if fault:
+                yield is_value(value, fault, name)
+
+
+def _instances(inventory: Inventory) -> Problems:
+    for name in sorted(SECRET_VARIABLES):
+        for value, _hosts in inventory.spread(name):
+            if isinstance(value, Unreadable):
+                continue
+            if not isinstance(value, list):
+                kind = "not set" if value is None else f"a {type(value).__name__}"
+                yield Problem(name, f"is {kind}", "a list of instances, each with domain and passphrase")
+                continue
+            domains: dict[str, int] = {}
+            for number, entry in enumerate(value, start=1):
+                subject = f"{name}, entry {number}"
+                if not isinstance(entry, dict):
+                    yield Problem(subject, f"is a {type(entry).__name__}", "a mapping with domain and passphrase")
+                    continue
+                yield from _instance(inventory, subject, entry)
+                domain = entry.get("domain")
+                if isinstance(domain, str) and domain in domains:
+                    yield is_value(
+                        domain, f"a domain of its own; entry {domains[domain]} has this one", f"{subject}, domain"
+                    )
+                elif isinstance(domain, str):
+                    domains[domain] = number
+
+
+def _instance(inventory: Inventory, subject: str, entry: c.Mapping[object, object]) -> Problems:
+    for key in sorted(str(key) for key in entry if key not in INSTANCE_KEYS):
+        meant = nearest(key, INSTANCE_KEYS)
+        hint = f'the name "{meant}"' if meant else f"only {listed(sorted(INSTANCE_KEYS))}"
+        yield Problem(f"{subject}, {key}", "is set", hint)
+
+    domain = entry.get("domain", MISSING)
+    fault = values.domain_fault(domain) or _instance_domain_fault(inventory, t.cast(str, domain))
+    if fault:
+        yield is_value(domain, fault, f"{subject}, domain")
+
+    passphrase = entry.get("passphrase", MISSING)
+    if isinstance(passphrase, Missing) or passphrase is None:
+        yield Problem(f"{subject}, passphrase", "is not set", f"at least {SHORTEST_PASSPHRASE} characters")
+    elif not isinstance(passphrase, str):
+        yield Problem(f"{subject}, passphrase", f"is a {type(passphrase).__name__}", "text in quotes")
+    elif not passphrase.strip():
+        yield Problem(f"{subject}, passphrase", "is empty", f"at least {SHORTEST_PASSPHRASE} characters")
+    elif len(passphrase) < SHORTEST_PASSPHRASE:
+        yield Problem(f"{subject}, passphrase", "is too short", f"at least {SHORTEST_PASSPHRASE} characters")
+
+    email = entry.get("email", MISSING)
+    if not isinstance(email, Missing) and not (isinstance(email, str) and values.MAIL.fullmatch(email)):
+        yield is_value(email, 'a mail address such as "alice@example.com"', f"{subject}, email")
+    public_name = entry.get("public_name", MISSING)
+    if not isinstance(public_name, Missing) and not isinstance(public_name, str):
+        yield is_value(public_name, "text", f"{subject}, public_name")
+    locale = entry.get("locale", MISSING)
+    if not isinstance(locale, Missing) and not (isinstance(locale, str) and values.LOCALE.fullmatch(locale)):
+        yield is_value(locale, 'a language of two lower case letters, such as "en" or "fr"', f"{subject}, locale")
+    yield from _apps(f"{subject}, apps", entry.get("apps", MISSING))
+
+
+def _instance_domain_fault(inventory: Inventory, domain: str) -> str | None:
+    site = inventory.site("homelab_domain")
+    if not isinstance(site, str) or values.domain_fault(site) or domain == site:
+        return None
+    label, _dot, rest = domain.partition(".")
+    if rest == site and label:
+        return None
+    return f'"{site}" (homelab_domain) or a name one step below it: DNS and certificate reach no further'
+
+
+def _apps(subject: str, value: object) -> Problems:
+    if isinstance(value, Missing):
+        return
+    if not isinstance(value, list):
+        yield is_value(value, 'a list of applications, such as ["home", "drive"]', subject)
+        return
+    for app in value:
+        if not isinstance(app, str) or not values.SLUG.fullmatch(app):
+            yield is_value(app, "the short name of an application: lower case letters, digits and hyphens", subject)
+        elif value.count(app) > 1:
+            yield is_value(app, "each application once", subject)
