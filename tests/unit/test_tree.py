@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the kubecozy authors
+"""The tree has the shape that people and tools rely on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+ROLES = sorted(path for path in (TOP / "roles").glob("*") if path.is_dir())
+SCENARIOS = sorted(path.parent for path in (TOP / "molecule").glob("*/molecule.yml"))
+ROLE_FILES = ("README.md", "defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/main.yml")
+
+# The playbook behind each action of a scenario; an action without one runs converge or nothing.
+PLAYBOOKS = {
+    "create": "create",
+    "prepare": "prepare",
+    "converge": "converge",
+    "check": "converge",
+    "idempotence": "converge",
+    "side_effect": "side_effect",
+    "verify": "verify",
+    "cleanup": "cleanup",
+    "destroy": "destroy",
+}
+
+
+def load(path: Path) -> Any:
+    """Return the content of a YAML file, {} when it is empty."""
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def merged(base: Any, over: Any) -> Any:
+    """Return two settings as molecule merges them: dictionaries key by key, anything else replaced."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {key: merged(base.get(key), over[key]) if key in over else base[key] for key in [*base, *over]}
+    return over
+
+
+def scenario_faults(scenario: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Yield each action of a scenario whose playbook is not there: molecule only warns, and passes."""
+    sequence = config.get("scenario", {}).get("test_sequence")
+    if not sequence:
+        yield "no test_sequence"
+        return
+    named = config.get("ansible", {}).get("playbooks") or config.get("provisioner", {}).get("playbooks") or {}
+    for action in sequence:
+        if action not in PLAYBOOKS:
+            continue
+        playbook = scenario / named.get(PLAYBOOKS[action], f"{PLAYBOOKS[action]}.yml")
+        if not playbook.is_file():
+            yield f"{action}: no {playbook.name}"
+
+
+def tracked() -> list[Path]:
+    """Return the files in version control."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True).stdout
+    return [TOP / name for name in listed.split("\0") if name]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_role_has_its_files(role: Path) -> None:
+    """Every role looks the same from outside."""
+    assert [name for name in ROLE_FILES if not (role / name).is_file()] == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_scenario_has_its_playbooks(scenario: Path) -> None:
+    """No action of a scenario passes because its playbook is missing."""
+    shared = scenario.parent / "config.yml"
+    config = merged(load(shared) if shared.exists() else {}, load(scenario / "molecule.yml"))
+    assert list(scenario_faults(scenario, config)) == []
+
+
+def test_missing_playbook_is_found(tmp_path: Path) -> None:
+    """The check above sees a scenario without its verify.yml."""
+    (tmp_path / "converge.yml").touch()
+    config = {"scenario": {"test_sequence": ["converge", "idempotence", "verify"]}}
+    assert list(scenario_faults(tmp_path, config)) == ["verify: no verify.yml"]
+    assert list(scenario_faults(tmp_path, {})) == ["no test_sequence"]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_default_is_read(role: Path) -> None:
+    """A variable that nothing reads is a promise that nothing keeps."""
+    readers = [
+        path
+        for folder in ("defaults", "handlers", "tasks", "templates", "vars")
+        for path in sorted((role / folder).rglob("*"))
+        if path.is_file()
+    ]
+    lines = [line for path in readers for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines)
+    names = list(load(role / "defaults" / "main.yml"))
+    # Each is there once where it is set.
+    assert [name for name in names if len(re.findall(rf"\b{name}\b", text)) < 2] == []
+
+
+def test_code_names_its_licence() -> None:
+    """Every file of code says under which licence it may be used."""
+    code = [path for path in tracked() if path.suffix in (".py", ".go", ".sh") and path.is_file()]
+    assert code
+    wanted = "SPDX-License-Identifier: GPL-3.0-or-later"
+    assert [str(path.relative_to(TOP)) for path in code if wanted not in path.read_text()[:600]] == []
+
+
+def test_user_requirements_carry_what_plugins_import() -> None:
+    """requirements.txt alone is enough to run a playbook: it has every package that a plugin imports."""
+    known = {"ansible": "ansible", "kubernetes": "kubernetes", "dns": "dnspython", "yaml": "PyYAML"}
+    known |= {name: name for name in ("cryptography", "jsonpatch")}
+    standard = {"ansible_collections", "__future__"}
+    required = re.findall(r"^([A-Za-z0-9_-]+)", (TOP / "requirements.txt").read_text(), re.MULTILINE)
+    text = "\n".join(path.read_text() for path in sorted((TOP / "plugins").rglob("*.py")))
+    imported = set(re.findall(r"^\s*(?:import|from) ([A-Za-z_]\w*)", text, re.MULTILINE)) - standard
+    third = imported - set(sys.stdlib_module_names)
+    assert {known.get(name, name) for name in third} <= set(required)
