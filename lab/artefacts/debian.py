@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the kubecozy authors
+"""Debian root trees: one for the machines, one from which images take their packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .parts import Lane, Recipe, run
+
+SUITE = "trixie"
+MIRROR = "http://deb.debian.org/debian"
+
+# What a Debian installation with "SSH server" and "standard system utilities" has, as far as anybody here can notice.
+MACHINE_PACKAGES = (
+    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "openssh-server", "python3", "python3-apt", "ca-certificates",
+    "iproute2", "iputils-ping", "ifupdown", "netbase", "kmod", "procps", "udev", "sudo", "less", "nano", "vim-tiny",
+    "cron", "logrotate", "tzdata", "apt-utils", "nftables", "bash-completion", "man-db",
+)  # fmt: skip
+
+# All that any image is made of; each image takes some packages (with what they depend on) out of this tree.
+IMAGE_PACKAGES = (
+    "busybox-static", "ca-certificates", "conntrack", "dumb-init", "iptables", "libnginx-mod-http-headers-more-filter",
+    "libnginx-mod-http-lua", "libnginx-mod-http-ndk", "libnginx-mod-http-set-misc", "libnginx-mod-http-subs-filter",
+    "libnginx-mod-stream", "lua-cjson", "lua-nginx-cookie", "lua-nginx-dns", "lua-nginx-string", "lua-resty-core",
+    "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "tzdata",
+)  # fmt: skip
+
+SOURCES = f"""\
+Types: deb
+URIs: {MIRROR}
+Suites: {SUITE} {SUITE}-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://deb.debian.org/debian-security
+Suites: {SUITE}-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+
+
+@dataclass(frozen=True)
+class DebianRoot(Recipe):
+    """A root tree by debootstrap: `root/` in the part's folder."""
+
+    lane: ClassVar[Lane] = "debian"
+    packages: tuple[str, ...]
+    machine: bool
+    suite: str = SUITE
+    sources: str = SOURCES
+
+    def build(self, target: Path, parts: Mapping[str, Path]) -> None:
+        """Needs root, debootstrap and the machine's Debian mirror."""
+        del parts
+        root = target / "root"
+        # Its own namespaces: debootstrap's mounts and processes end with it, however it ends.
+        run(
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+             "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, MIRROR],
+            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "TMPDIR": "/tmp"},
+        )  # fmt: skip
+        for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev"):
+            for item in list((root / folder).iterdir()):
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+        for folder in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log/apt"):
+            (root / folder).mkdir(parents=True)
+        if not self.machine:
+            return
+        (root / "etc/apt/sources.list").unlink(missing_ok=True)
+        (root / "etc/apt/sources.list.d/debian.sources").write_text(self.sources)
+        # Every machine makes or is given its own.
+        for key in (root / "etc/ssh").glob("ssh_host_*"):
+            key.unlink()
+        (root / "etc/machine-id").write_text("")
+        (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
+        (root / "etc/hostname").unlink(missing_ok=True)
+        resolver = root / "etc/resolv.conf"
+        if resolver.exists() or resolver.is_symlink():
+            os.unlink(resolver)

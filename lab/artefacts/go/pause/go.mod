@@ -1,0 +1,3 @@
+module kubecozy.example/lab/pause
+
+go 1.26.0
