@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import os
 import signal
 import time
@@ -20,6 +22,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP_PARENT = "kubecozy-lab"
 _BOOT_SECONDS = 60
 _SHUTDOWN_SECONDS = 150
+_KILL_SECONDS = 20
 
 # nspawn mounts version 1 controllers read-only; the kubelet makes groups in them and wants shared mounts
 _UNIT = """\
@@ -66,7 +69,7 @@ def _prepare_base(root: Path) -> None:
 
 
 def _base(source: Path) -> Path:
-    parts = (str(source), ca.root().read_text(), key_file().read_text(), Path(__file__).read_text())
+    parts = (str(source), ca.root().read_text(), key_file().read_text(), inspect.getsource(_prepare_base), _UNIT)
     return store.base(source, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12], _prepare_base)
 
 
@@ -131,6 +134,30 @@ def _remove_cgroups(name: str) -> None:
                 wait_until(lambda inner=inner: _rmdir(Path(inner)), 2)  # type: ignore[misc]
 
 
+def _processes(name: str) -> set[int]:
+    """Every process in the machine's own cgroups, as the host numbers them."""
+    found: set[int] = set()
+    for folder in _cgroup_folders(name):
+        for inner, _, _ in os.walk(folder):
+            with contextlib.suppress(OSError):
+                found |= {int(line) for line in (Path(inner) / "cgroup.procs").read_text().split()}
+    return found
+
+
+def _end_processes(name: str) -> None:
+    """Kill what is left of a machine: its init can outlive the nspawn that started it."""
+
+    def none_left() -> bool:
+        left = _processes(name)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    if not wait_until(none_left, _KILL_SECONDS):
+        raise LabError(f"processes of {name} can't be ended: {sorted(_processes(name))}")
+
+
 def _rmdir(folder: Path) -> bool:
     try:
         folder.rmdir()
@@ -146,7 +173,8 @@ def start(host: Host) -> None:
     service = _service(host.name)
     if service.pid is not None:
         return
-    _remove_cgroups(host.name)  # of a life that was cut off
+    _end_processes(host.name)  # of a life that was cut off
+    _remove_cgroups(host.name)
     folders = _make_cgroups(host.name)
     command: list[str | Path] = ["systemd-nspawn", "-q", "-D", store.disk(host.name), "-M", host.name]
     command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off", "--timezone=off"]
@@ -194,12 +222,14 @@ def wait_booted(hosts: Iterable[Host]) -> float:
 def stop(host: Host) -> None:
     """Shut a machine down in order (SIGTERM makes nspawn ask its init to power off)."""
     _service(host.name).stop(signal.SIGTERM, _SHUTDOWN_SECONDS)
+    _end_processes(host.name)
     _remove_cgroups(host.name)
 
 
 def power_cut(host: Host) -> None:
     """Pull the plug: every process of the machine ends now."""
     _service(host.name).stop(signal.SIGKILL)
+    _end_processes(host.name)
     _remove_cgroups(host.name)
 
 
