@@ -1,0 +1,219 @@
+# Copyright: the kubecozy authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""cozy.yaml: where it is looked for, its Go template, YAML, and the environment over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus, unquote, urlsplit
+
+import yaml
+
+OFFICIAL_REGISTRY = "https://apps-registry.cozycloud.cc/"
+ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+ENV_VALUE = re.compile(r"^\.Env\.([A-Za-z_][A-Za-z0-9_]*)$")
+# the settings that COZY_* variables may override; maps come from the file only
+SCALARS = [
+    "host",
+    "port",
+    "subdomains",
+    "admin.host",
+    "admin.port",
+    "admin.secret_filename",
+    "couchdb.url",
+    "fs.url",
+    "log.level",
+    "vault.credentials_encryptor_key",
+    "vault.credentials_decryptor_key",
+    "mail.host",
+    "mail.port",
+    "mail.username",
+    "mail.password",
+    "mail.use_ssl",
+    "mail.disable_tls",
+    "mail.noreply_address",
+]
+DEFAULTS: dict[str, Any] = {
+    "host": "localhost",
+    "port": 8080,
+    "subdomains": "nested",
+    "admin.host": "localhost",
+    "admin.port": 6060,
+    "admin.secret_filename": "cozy-admin-passphrase",
+    "couchdb.url": "http://localhost:5984/",
+    "fs.url": "",
+}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is what the real program prints."""
+
+
+def search_folders(environ: Mapping[str, str]) -> list[Path]:
+    """The folders of the configuration and of the admin secret, in order."""
+    folders = [Path(), Path(".cozy")]
+    if environ.get("HOME"):
+        folders += [Path(environ["HOME"], ".cozy"), Path(environ["HOME"], ".config", "cozy")]
+    if environ.get("XDG_CONFIG_HOME"):
+        folders.append(Path(environ["XDG_CONFIG_HOME"], "cozy"))
+    return [*folders, Path("/etc/cozy")]
+
+
+def find_file(name: str, environ: Mapping[str, str]) -> Path:
+    """Find a file in the search folders. Raises ConfigError when it is in none."""
+    for folder in search_folders(environ):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f'Could not find config file "{name}"')
+
+
+def render(text: str, environ: Mapping[str, str]) -> str:
+    """Fill in the Go template. Raises ConfigError for anything but the few actions a cozy.yaml needs."""
+
+    def value(word: str) -> str:
+        found = ENV_VALUE.match(word)
+        if found is None:
+            raise ConfigError(f"double: template expression {word!r} is not played")
+        return environ.get(found[1], "")
+
+    def action(found: re.Match[str]) -> str:
+        words = found[1].split()
+        if found[1].startswith("/*"):
+            return ""
+        if found[1] == ".NumCPU":
+            return str(os.cpu_count() or 1)
+        if words[:1] == ["urlquery"] and len(words) == 2:
+            return quote_plus(value(words[1]))
+        if words[:2] == ["printf", '"%q"'] and len(words) == 3:
+            return json.dumps(value(words[2]), ensure_ascii=False)
+        return value(found[1])
+
+    return ACTION.sub(action, text)
+
+
+def lower_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key).lower(): lower_keys(item) for key, item in value.items()}
+    return [lower_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def parse(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Read one file. Raises ConfigError with the real program's words."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise ConfigError(
+            f"Unable to open and parse configuration file template {path}: open {path}: {reason}"
+        ) from error
+    try:
+        found = yaml.safe_load(render(text, environ))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError(f"While parsing config: yaml: line {line}: {error.problem}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError("While parsing config: yaml: unmarshal errors: the document is not a map")
+    return {str(key): value for key, value in lower_keys(found).items()}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = merge(base[key], value) if both else value
+    return merged
+
+
+def to_port(value: Any) -> int:
+    """A port as viper casts it: what is no number becomes 0, so a random port (the trap of COZY_PORT=tcp://…)."""
+    try:
+        return int(str(value))
+    except ValueError:
+        return 0
+
+
+@dataclass
+class Config:
+    """The settings the double uses."""
+
+    host: str
+    port: int
+    admin_host: str
+    admin_port: int
+    subdomains: str
+    secret_filename: str
+    couch_url: str
+    fs_url: str
+    encryptor_key: str
+    decryptor_key: str
+    mail: dict[str, Any]
+    registries: dict[str, list[str]]
+    contexts: dict[str, Any]
+
+    @property
+    def fs_root(self) -> Path:
+        """The folder of the files. Raises ConfigError when fs.url is no file URL."""
+        url = urlsplit(self.fs_url)
+        if url.scheme != "file" or url.netloc not in ("", "localhost") or not url.path.startswith("/"):
+            raise ConfigError(f"failed to init the dynamic asset fs: Invalid scheme {url.scheme} for dynamic assets FS")
+        return Path(unquote(url.path))
+
+    def registries_of(self, context: str) -> list[str]:
+        default = self.registries.get("default") or [OFFICIAL_REGISTRY]
+        own = self.registries.get(context, []) if context not in ("", "default") else []
+        return [*own, *default]
+
+
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """Build the configuration: flags over environment over file over defaults. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = parse(path, environ)
+    else:
+        for folder in search_folders(environ):
+            names = [name for name in ("cozy.json", "cozy.yaml", "cozy.yml") if (folder / name).is_file()]
+            if names:
+                tree = parse(folder / names[0], environ)
+                local = folder / (names[0] + ".local")
+                tree = merge(tree, parse(local, environ)) if local.is_file() else tree
+                break
+
+    def get(key: str) -> Any:
+        if flags.get(key) is not None:
+            return flags[key]
+        if environ.get("COZY_" + key.upper().replace(".", "_")):
+            return environ["COZY_" + key.upper().replace(".", "_")]
+        value: Any = tree
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return DEFAULTS.get(key, "") if value is None else value
+
+    values = {key: get(key) for key in SCALARS}
+    registries = tree.get("registries") or {}
+    if isinstance(registries, list):
+        registries = {"default": registries}
+    if values["subdomains"] not in ("nested", "flat"):
+        raise ConfigError(f"double: subdomains {values['subdomains']!r} is neither nested nor flat")
+    return Config(
+        host=str(values["host"]),
+        port=to_port(values["port"]),
+        admin_host=str(values["admin.host"]),
+        admin_port=to_port(values["admin.port"]),
+        subdomains=str(values["subdomains"]),
+        secret_filename=str(values["admin.secret_filename"]),
+        couch_url=str(values["couchdb.url"]),
+        fs_url=str(values["fs.url"]),
+        encryptor_key=str(values["vault.credentials_encryptor_key"]),
+        decryptor_key=str(values["vault.credentials_decryptor_key"]),
+        mail={key.removeprefix("mail."): values[key] for key in SCALARS if key.startswith("mail.")},
+        registries={str(key): [str(url) for url in urls] for key, urls in registries.items()},
+        contexts=tree.get("contexts") or {},
+    )
