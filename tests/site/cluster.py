@@ -1,0 +1,115 @@
+# Copyright: the kubecozy authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask the cluster's API, from the controller's namespace; the answer is one line of JSON.
+
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG objects
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG secrets
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG where NAMESPACE SELECTOR
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kubernetes
+
+# What moves by itself all the time.
+_MOVING_KINDS = frozenset({"Event", "Lease", "PodMetrics", "NodeMetrics", "ComponentStatus"})
+# Their status moves, and with it the version of the object.
+_MOVING_VERSIONS = frozenset(
+    {"Node", "Pod", "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "EndpointSlice", "Endpoints", "APIService"}
+)
+
+Get = Callable[[str], dict[str, Any]]
+
+
+def _getter(kubeconfig: str) -> Get:
+    kubernetes.config.load_kube_config(config_file=kubeconfig)
+    client = kubernetes.client.ApiClient()
+
+    def get(path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = client.call_api(
+            path,
+            "GET",
+            auth_settings=["BearerToken"],
+            response_type="object",
+            _return_http_data_only=True,
+            _request_timeout=30,
+        )
+        return answer
+
+    return get
+
+
+def _resources(get: Get) -> Iterator[tuple[str, str]]:
+    """Path and kind of everything that can be listed, each kind in one version."""
+    yield from _listable(get, "/api/v1")
+    for group in get("/apis")["groups"]:
+        yield from _listable(get, f"/apis/{group['preferredVersion']['groupVersion']}")
+
+
+def _listable(get: Get, base: str) -> Iterator[tuple[str, str]]:
+    for resource in get(base)["resources"]:
+        if "list" in resource["verbs"] and "/" not in resource["name"] and resource["kind"] not in _MOVING_KINDS:
+            yield f"{base}/{resource['name']}", resource["kind"]
+
+
+def fingerprint(kind: str, item: dict[str, Any]) -> dict[str, str]:
+    """Who an object is (`uid`), what it says (`content`, hashed: it may be secret), its `version` if that stands still."""
+    metadata = {
+        key: value for key, value in item["metadata"].items() if key not in ("managedFields", "resourceVersion")
+    }
+    said = {key: value for key, value in item.items() if key not in ("status", "metadata")}
+    text = json.dumps([metadata, said], sort_keys=True)
+    return {
+        "uid": item["metadata"].get("uid", ""),
+        "content": hashlib.sha256(text.encode()).hexdigest(),
+        "version": "" if kind in _MOVING_VERSIONS else item["metadata"].get("resourceVersion", ""),
+    }
+
+
+def objects(get: Get) -> dict[str, dict[str, str]]:
+    """The fingerprint of every object, by kind, namespace and name."""
+    found = {}
+    for path, kind in _resources(get):
+        for item in get(path).get("items") or []:
+            metadata = item["metadata"]
+            found[f"{kind} {metadata.get('namespace', '')}/{metadata['name']}"] = fingerprint(kind, item)
+    return found
+
+
+def secrets(get: Get) -> dict[str, str]:
+    """The value of every key of every Secret that is text; helm's notes are no secrets and left out."""
+    found = {}
+    for item in get("/api/v1/secrets")["items"]:
+        if item.get("type") == "helm.sh/release.v1":
+            continue
+        for key, encoded in (item.get("data") or {}).items():
+            try:
+                value = base64.b64decode(encoded).decode()
+            except UnicodeDecodeError:
+                continue
+            found[f"Secret {item['metadata']['namespace']}/{item['metadata']['name']} {key}"] = value
+    return found
+
+
+def where(get: Get, namespace: str, selector: str) -> dict[str, str]:
+    """The machine of each pod that a label selects."""
+    pods = get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
+    return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
+
+
+def main() -> None:
+    """Do what the command line says and print the answer."""
+    kubeconfig, what, *rest = sys.argv[1:]
+    asked: dict[str, Callable[..., object]] = {"objects": objects, "secrets": secrets, "where": where}
+    print(json.dumps(asked[what](_getter(kubeconfig), *rest)))
+
+
+if __name__ == "__main__":
+    main()

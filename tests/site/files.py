@@ -1,0 +1,50 @@
+# Copyright: the kubecozy authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A picture of a machine's files, taken from outside: the machine does not notice."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab import store
+
+# What a running machine writes by itself, and Ansible's own working folder.
+_MOVING = (
+    "dev", "proc", "run", "sys", "tmp", "var/tmp", "var/log", "var/lib/systemd", "root/.ansible", "var/cache/ldconfig",
+    "var/lib/containerd", "var/lib/etcd", "var/lib/kubelet", "var/lib/cni", "var/lib/kubecozy/volumes",
+)  # fmt: skip
+
+
+def _walk(root: Path, moving: frozenset[str]) -> Iterator[tuple[str, os.stat_result, str]]:
+    waiting = [root]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                name = os.path.relpath(entry.path, root)
+                if name in moving:
+                    continue
+                state = entry.stat(follow_symlinks=False)
+                yield name, state, os.readlink(entry.path) if entry.is_symlink() else ""  # noqa: PTH115 - an entry is no Path
+                if stat.S_ISDIR(state.st_mode):
+                    waiting.append(Path(entry.path))
+
+
+def picture(root: Path, moving: tuple[str, ...] = _MOVING) -> dict[str, tuple[int | str, ...]]:
+    """Mode, owner, size, time of change and target of every file below a folder; all that any writing changes.
+
+    Args:
+        root: the folder.
+        moving: paths below it that are left out.
+    """
+    return {
+        name: (state.st_mode, state.st_uid, state.st_gid, state.st_size, state.st_mtime_ns, target)
+        for name, state, target in _walk(root, frozenset(moving))
+    }
+
+
+def machine(name: str) -> dict[str, tuple[int | str, ...]]:
+    """The picture of a machine's disk."""
+    return {f"{name}:/{path}": state for path, state in picture(store.disk(name)).items()}
