@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ IMAGE_PACKAGES = (
     "busybox-static", "ca-certificates", "conntrack", "dumb-init", "iptables", "libnginx-mod-http-headers-more-filter",
     "libnginx-mod-http-lua", "libnginx-mod-http-ndk", "libnginx-mod-http-set-misc", "libnginx-mod-http-subs-filter",
     "libnginx-mod-stream", "lua-cjson", "lua-nginx-cookie", "lua-nginx-dns", "lua-nginx-string", "lua-resty-core",
-    "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "tzdata",
+    "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "python3-yaml", "tzdata",
 )  # fmt: skip
 
 SOURCES = f"""\
@@ -62,9 +61,9 @@ class DebianRoot(Recipe):
         root = target / "root"
         # Its own namespaces: debootstrap's mounts and processes end with it, however it ends.
         run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+            ["env", "-u", "TMPDIR", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
              "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, MIRROR],
-            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "TMPDIR": "/tmp"},
+            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev"):
             for item in list((root / folder).iterdir()):
@@ -81,6 +80,4 @@ class DebianRoot(Recipe):
         (root / "etc/machine-id").write_text("")
         (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
         (root / "etc/hostname").unlink(missing_ok=True)
-        resolver = root / "etc/resolv.conf"
-        if resolver.exists() or resolver.is_symlink():
-            os.unlink(resolver)
+        (root / "etc/resolv.conf").unlink(missing_ok=True)

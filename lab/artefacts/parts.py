@@ -112,9 +112,15 @@ def run(command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[
     """
     words = ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)]
     done = subprocess.run(
-        words, cwd=cwd, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL, text=True, errors="replace", check=False,
-    )  # fmt: skip
+        words,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise ArtefactError(f"{' '.join(map(str, command))[:300]} ended with {done.returncode}:\n{last}")
@@ -188,25 +194,30 @@ class Builder:
         self._last_line = time.monotonic()
         self._changed = threading.Condition()
 
+    def missing(self, wanted: Iterable[str]) -> list[Part]:
+        """The parts that would have to be built."""
+        chosen = closure(self._parts, wanted)
+        return [part for part in chosen if not self._store.path(part.name, self._keys[part.name]).is_dir()]
+
     def build(self, wanted: Iterable[str], fetch: Callable[[Part], None]) -> dict[str, Path]:
         """Build the wanted parts with all they need; return the folder of each.
 
         `fetch` is called for each missing part, in order, beside the compiler: it downloads what the part will need.
         Raises ArtefactError naming every part that failed.
         """
-        missing: list[Part] = []
+        wanted = list(wanted)
+        missing = self.missing(wanted)
         for part in closure(self._parts, wanted):
-            path = self._store.path(part.name, self._keys[part.name])
-            if path.is_dir():
-                self._ready[part.name] = path
-            else:
-                missing.append(part)
+            if part not in missing:
+                self._ready[part.name] = self._store.path(part.name, self._keys[part.name])
         if not missing:
             return self._ready
         self._say(f"{len(missing)} parts to build, {len(self._ready)} are there")
         lanes = sorted({part.recipe.lane for part in missing})
         threads = [
-            threading.Thread(target=self._lane, args=([part for part in missing if part.recipe.lane == lane], len(missing)))
+            threading.Thread(
+                target=self._lane, args=([part for part in missing if part.recipe.lane == lane], len(missing))
+            )
             for lane in lanes
         ]
         threads.append(threading.Thread(target=self._fetch, args=(missing, fetch), daemon=True))
@@ -244,7 +255,8 @@ class Builder:
     def _lane(self, parts: Sequence[Part], total: int) -> None:
         for part in parts:
             with self._changed:
-                self._changed.wait_for(lambda part=part: self._failures or all(n in self._ready for n in part.needs))
+                while not self._failures and not all(name in self._ready for name in part.needs):
+                    self._changed.wait()
                 if self._failures:
                     return
                 start = self._running[part.name] = time.monotonic()
