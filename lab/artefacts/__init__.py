@@ -55,16 +55,17 @@ def build(report: Report, only: Iterable[str] | None = None) -> Artefacts:
     """
     store = Store(cache_dir() / "artefacts")
     chosen = [part.name for part in PARTS] if only is None else list(only)
-    with store.lock(report):
-        builder = Builder(store, PARTS, report)
-        if builder.missing(chosen):
-            free = shutil.disk_usage(store.root).free
-            report(f"disk: {free / 1e9:.0f} GB free, finished artefacts take {store.size() / 1e9:.1f} GB, "
-                   f"a build from empty takes up to {NEEDED_BYTES / 1e9:.0f} GB with Go's caches")  # fmt: skip
-        ready = builder.build(chosen, _fetch)
-        for name, folder in (("base", "root"), (REGISTRY.name, ""), (WEB.name, ""), (HOST.name, "")):
-            if name in ready:
-                store.point(name, ready[name] / folder)
+    builder = Builder(store, PARTS, report)
+    if builder.missing(chosen):
+        free = shutil.disk_usage(store.root).free
+        report(
+            f"disk: {free / 1e9:.0f} GB free, finished artefacts take {store.size() / 1e9:.1f} GB, "
+            f"a build from empty takes up to {NEEDED_BYTES / 1e9:.0f} GB with Go's caches"
+        )
+    ready = builder.build(chosen, _fetch)
+    for name, folder in (("base", "root"), (REGISTRY.name, ""), (WEB.name, ""), (HOST.name, "")):
+        if name in ready:
+            store.point(name, ready[name] / folder)
     return Artefacts(*(store.root / name for name in ("base", WEB.name, REGISTRY.name, HOST.name)))
 
 

@@ -128,12 +128,17 @@ def run(command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[
 
 
 class Store:
-    """The folder of finished parts: `parts/NAME-KEY`, filled through `tmp/` and a rename."""
+    """The folder of finished parts: `parts/NAME-KEY`, each filled as `tmp/NAME` and renamed.
+
+    Several builds may run at a time: one of them builds a part, the others wait for it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._parts = root / "parts"
         self._tmp = root / "tmp"
+        for folder in (self._parts, self._tmp, root / "locks"):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str, key: str) -> Path:
         """Where the part lies when it is finished."""
@@ -141,41 +146,35 @@ class Store:
 
     def size(self) -> int:
         """Bytes on disk of all finished parts, files with several names counted once."""
-        if not self._parts.is_dir():
-            return 0
         return int(run(["du", "-s", "--block-size=1", self._parts]).split()[0])
 
     @contextmanager
-    def lock(self, report: Report) -> Iterator[None]:
-        """Only one build at a time; what an interrupted one left in `tmp/` is removed."""
-        self._parts.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report("waiting for another build of the artefacts to end")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if self._tmp.exists():
-                shutil.rmtree(self._tmp)
-            self._tmp.mkdir()
+    def _lock(self, name: str) -> Iterator[None]:
+        with (self.root / "locks" / name).open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
     def make(self, part: Part, key: str, needed: Mapping[str, Path]) -> Path:
-        """Build the part and put it in its place, all or nothing."""
-        draft = self._tmp / part.name
-        draft.mkdir()
-        draft.chmod(0o755)
-        part.recipe.build(draft, needed)
-        final = self.path(part.name, key)
-        draft.rename(final)
-        return final
+        """Build the part and put it in its place, all or nothing, unless another build has done so meanwhile."""
+        final, draft = self.path(part.name, key), self._tmp / part.name
+        with self._lock(part.name):
+            if final.is_dir():
+                return final
+            if draft.exists():
+                shutil.rmtree(draft)
+            draft.mkdir()
+            draft.chmod(0o755)
+            part.recipe.build(draft, needed)
+            return draft.rename(final)
 
     def point(self, name: str, target: Path) -> Path:
         """Let the link NAME in the store's folder lead to `target`, in one step; return the link."""
         link, draft = self.root / name, self._tmp / f"link-{name}"
-        if not link.is_symlink() or link.resolve() != target.resolve():
-            draft.symlink_to(target.relative_to(self.root))
-            draft.replace(link)
+        with self._lock(f"link-{name}"):
+            if not link.is_symlink() or link.resolve() != target.resolve():
+                draft.unlink(missing_ok=True)
+                draft.symlink_to(target.relative_to(self.root))
+                draft.replace(link)
         return link
 
 
