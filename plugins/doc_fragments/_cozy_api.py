@@ -18,9 +18,15 @@ requirements:
   - kubernetes (Python library), unless O(admin_url) is used
 options:
   admin_passphrase:
-    description: The admin passphrase of cozy-stack, in clear text.
+    description:
+      - The admin passphrase of cozy-stack, in clear text.
+      - Without it, it is read from the key C(passphrase) of the Secret O(admin_secret), so that it need not pass through
+        a playbook. Required with O(admin_url).
     type: str
-    required: true
+  admin_secret:
+    description: Secret in O(namespace) with the admin passphrase, as the role C(cozy_stack) leaves it.
+    type: str
+    default: cozy-operator
   admin_url:
     description:
       - URL of the admin port, such as V(http://127.0.0.1:6060). Instance passphrases go through it in requests' query

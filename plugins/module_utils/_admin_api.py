@@ -27,6 +27,7 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import (
 from ansible_collections.kubecozy.homelab.plugins.module_utils._keys import ScryptLine
 from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Pod
 
+OPERATOR_KEY = "passphrase"
 ADMIN_PORT = 6060
 PUBLIC_PORT = 8080
 # kubelet renews mounted Secrets about once a minute; twice that is enough for a rotated passphrase to arrive.
@@ -35,7 +36,8 @@ ROTATION_STEP = 5
 
 # Must be in sync with plugins/doc_fragments/_cozy_api.py.
 API_ARGUMENTS: dict[str, dict[str, t.Any]] = {
-    "admin_passphrase": {"type": "str", "required": True, "no_log": True},
+    "admin_passphrase": {"type": "str", "no_log": True},
+    "admin_secret": {"type": "str", "default": "cozy-operator", "no_log": False},
     "admin_url": {"type": "str"},
     "public_url": {"type": "str"},
     "kubeconfig": {"type": "path", "fallback": (env_fallback, ["K8S_AUTH_KUBECONFIG", "KUBECONFIG"])},
@@ -163,15 +165,22 @@ class Stack:
         :raises CozyError: if the cluster can't be asked, or no pod of the stack runs.
         """
         timeout = float(parameters["timeout"])
-        route: Route
+        passphrase = parameters["admin_passphrase"]
         if parameters["admin_url"]:
-            route = UrlRoute(parameters["admin_url"], parameters["public_url"], timeout)
-        else:
-            pod = Pod(
-                parameters["kubeconfig"], parameters["context"], parameters["namespace"], parameters["label_selector"]
+            if not passphrase:
+                raise InputError(
+                    "admin_url is given, but no admin_passphrase: only with Kubernetes it is found by itself."
+                )
+            return cls(UrlRoute(parameters["admin_url"], parameters["public_url"], timeout), passphrase)
+        namespace, secret = parameters["namespace"], parameters["admin_secret"]
+        pod = Pod(parameters["kubeconfig"], parameters["context"], namespace, parameters["label_selector"])
+        passphrase = passphrase or pod.secret(secret, OPERATOR_KEY)
+        if not passphrase:
+            raise InputError(
+                f"There is no admin_passphrase, and no Secret {secret} with a key '{OPERATOR_KEY}' in namespace"
+                f" {namespace}, where the role cozy_stack keeps it."
             )
-            route = PodRoute(pod, timeout)
-        return cls(route, parameters["admin_passphrase"])
+        return cls(PodRoute(pod, timeout), passphrase)
 
     def close(self) -> None:
         """Close what is open."""

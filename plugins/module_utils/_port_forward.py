@@ -121,17 +121,24 @@ class Pod:
             raise StackDownError(f"No port-forward to {what}: {exc.reason}") from exc
         return _ForwardedConnection(forward, port, what, timeout)
 
+    def secret(self, name: str, key: str) -> str | None:
+        """A value of a Secret in the pod's namespace.
+
+        :returns: None if the Secret can't be read; "" if it has no such key.
+        """
+        try:
+            secret = self._api.read_namespaced_secret(name, self.namespace)
+        except ApiException:
+            return None
+        return base64.b64decode((secret.data or {}).get(key, "")).decode(errors="replace")
+
     def admin_line(self) -> str | None:
         """The admin passphrase line as the Secret that is mounted into the pod has it now.
 
         :returns: None if it can't be read; "" if the Secret has no such key.
         """
         for name, key in self._admin_secrets():
-            try:
-                secret = self._api.read_namespaced_secret(name, self.namespace)
-            except ApiException:
-                return None
-            return base64.b64decode((secret.data or {}).get(key, "")).decode(errors="replace")
+            return self.secret(name, key)
         return None
 
     def _admin_secrets(self) -> t.Iterator[tuple[str, str]]:
