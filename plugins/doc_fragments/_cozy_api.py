@@ -20,8 +20,8 @@ options:
   admin_passphrase:
     description:
       - The admin passphrase of cozy-stack, in clear text.
-      - Without it, it is read from the key C(passphrase) of the Secret O(admin_secret), so that it need not pass through
-        a playbook. Required with O(admin_url).
+      - Without it, it is read from the key C(passphrase) of the Secret O(admin_secret), so that it need not pass
+        through a playbook. Required with O(admin_url).
     type: str
   admin_secret:
     description: Secret in O(namespace) with the admin passphrase, as the role C(cozy_stack) leaves it.
