@@ -500,11 +500,10 @@ def entrypoint(root: Path, command: list[str]) -> None:
     if not any(re.search(r"\[admins\]\n[^;]\w+", text) for text in texts):
         raise StartError(NO_ADMIN)
     if os.getuid() == 0:
-        if docker.exists():
-            os.chown(docker, 5984, 5984)
         data = root / "data"
         data.mkdir(parents=True, exist_ok=True)
-        os.chown(data, 5984, 5984)
+        for path in (data, *data.glob("*"), local, *local.glob("*.ini")):
+            os.chown(path, 5984, 5984)
         os.setgroups([])
         os.setgid(5984)
         os.setuid(5984)

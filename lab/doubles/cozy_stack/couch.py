@@ -39,8 +39,11 @@ class Couch:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self.headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
 
-    def call(self, method: str, path: str, body: Any = None, timeout: float = 10.0) -> tuple[int, Any]:
-        """One request: status and decoded body. Raises CouchError no_couch when nothing answers."""
+    def call(self, method: str, path: str, body: Any = None, timeout: float = 10.0, shown: str = "") -> tuple[int, Any]:
+        """One request: status and decoded body. Raises CouchError no_couch when nothing answers.
+
+        ``shown`` is the path that the error's text names instead of the one this double really asks.
+        """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         data = None if body is None else json.dumps(body)
         try:
@@ -48,7 +51,7 @@ class Couch:
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            cause = f'{method.capitalize()} "{self.base}{path}": {self._cause(error)}'
+            cause = f'{method.capitalize()} "{self.base}{shown or path}": {self._cause(error)}'
             raise CouchError(503, "no_couch", "could not create connection with the server", cause) from error
         finally:
             connection.close()
@@ -66,9 +69,9 @@ class Couch:
             return f"dial tcp {socket.gethostbyname(self.host)}:{self.port}: connect: connection refused"
         return str(error) or type(error).__name__
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
+    def ask(self, method: str, path: str, body: Any = None, shown: str = "") -> Any:
         """A request that must succeed. Raises CouchError with CouchDB's own status, name and reason."""
-        status, answer = self.call(method, path, body)
+        status, answer = self.call(method, path, body, shown=shown)
         if status >= 400:
             raise CouchError(status, str(answer.get("error", "")), str(answer.get("reason", "")))
         return answer
@@ -99,10 +102,10 @@ class Couch:
         window = urlencode({"start_key": json.dumps(prefix + "/"), "end_key": json.dumps(prefix + "0")})
         return [str(name) for name in self.ask("GET", f"/_all_dbs?{window}")]
 
-    def docs(self, database: str) -> list[dict[str, Any]]:
+    def docs(self, database: str, shown: str = "") -> list[dict[str, Any]]:
         """All documents, sorted by id; none when there is no such database."""
         try:
-            answer = self.ask("GET", f"/{quote(database, safe='')}/_all_docs?include_docs=true")
+            answer = self.ask("GET", f"/{quote(database, safe='')}/_all_docs?include_docs=true", shown=shown)
         except CouchError as error:
             if error.status == 404:
                 return []

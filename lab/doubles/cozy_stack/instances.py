@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from typing import Any
+from urllib.parse import quote
 
 from ..web import Request
 from . import files, keys
@@ -122,7 +123,9 @@ def clean_domain(stack: Stack, domain: str) -> str:
 
 def search(stack: Stack, domain: str) -> Doc | None:
     """The instance with this domain or alias. Raises CouchError."""
-    for doc in stack.couch.docs(INSTANCES):
+    view = "/global%2Finstances/_design/domain-and-aliases/_view/domain-and-aliases"
+    shown = f"{view}?group=false&include_docs=true&key=%22{quote(domain)}%22&limit=1&reduce=false"
+    for doc in stack.couch.docs(INSTANCES, shown):
         if doc.get("domain") == domain or domain in doc.get("domain_aliases", []):
             return doc
     return None

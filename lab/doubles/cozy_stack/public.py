@@ -269,9 +269,10 @@ class Public:
         if not visit.doc.get("onboarding_finished"):
             return self._redirect(f"https://{visit.domain}/", 302)
         if apps.load(self.stack, visit.doc, "apps", slug) is None:
-            raise_text = TextError(404, "Application is not installed")
-            return text_error(visit.request, raise_text)
+            return text_error(visit.request, TextError(404, "Application is not installed"))
         if not visit.session():
+            # even the redirect to the login page updates the app first
+            apps.refresh(self.stack, visit.doc, "apps", slug)
             here = f"https://{apps.app_host(slug, visit.domain, self.stack.config.subdomains)}{visit.request.path}"
             return self._redirect(f"https://{visit.domain}/auth/login?redirect={quote(here, safe='')}", 302)
         try:
