@@ -18,6 +18,7 @@ import json
 import typing as t
 
 from ansible_collections.kubecozy.homelab.plugins.plugin_utils import _inventory_values as values
+from ansible_collections.kubecozy.homelab.plugins.plugin_utils import _role_options
 
 CONTROLLER = "localhost"
 #: The same as requires_ansible in meta/runtime.yml, which Ansible itself only warns about.
@@ -31,7 +32,6 @@ SITE_VARIABLES = frozenset(
     {
         "homelab_address_pool",
         "homelab_cache_dir",
-        "homelab_control_plane_endpoint",
         "homelab_domain",
         "homelab_ingress_address",
         "homelab_instances",
@@ -44,27 +44,18 @@ SITE_VARIABLES = frozenset(
 )
 #: Site variables that carry secrets: their values are never shown.
 SECRET_VARIABLES = frozenset({"homelab_instances", "cozy_instance_instances"})
-#: Variables of single roles that can contradict the site.
-ROLE_VARIABLES = frozenset(
-    {
-        "containerd_version",
-        "cozy_instance_instances",
-        "flannel_backend",
-        "home_dns_upstreams",
-        "kubernetes_version",
-        "mail_kind",
-    }
-)
-INSTANCE_KEYS = frozenset({"apps", "domain", "email", "locale", "passphrase", "public_name"})
 SHORTEST_PASSPHRASE = 8
-FLANNEL_BACKENDS = ("vxlan", "host-gw", "wireguard")
-MAIL_KINDS = ("mailpit", "mailhog")
 
 #: kube-controller-manager hands each machine a network of this prefix length for its pods.
 POD_PREFIX_OF_A_MACHINE = 24
 #: kubeadm takes service networks of at most 20 host bits; fewer than 256 addresses run out soon.
 SERVICE_PREFIXES = (12, 24)
-EXAMPLE_VERSION = "1.36.3"
+#: What the roles take when the site says nothing.
+DEFAULTS: c.Mapping[str, str] = {
+    "homelab_kubernetes_version": "1.36.3",
+    "homelab_pod_cidr": "10.244.0.0/16",
+    "homelab_service_cidr": "10.96.0.0/12",
+}
 
 
 class Missing:
@@ -99,13 +90,15 @@ class Inventory:
 
     ``controller`` holds the variables as the controller sees them, ``machines`` those of every machine of the known
     groups, ``groups`` the members of every group. ``containerd_minimum`` maps each supported Kubernetes release
-    ("1.36") to the oldest containerd that it works with. ``ansible_core`` is the version that runs.
+    ("1.36") to the oldest containerd that it works with. ``options`` are those of the
+    collection's roles by variable, ``ansible_core`` is the version that runs.
     """
 
     controller: c.Mapping[str, object]
     machines: c.Mapping[str, c.Mapping[str, object]]
     groups: c.Mapping[str, c.Sequence[str]]
     containerd_minimum: c.Mapping[str, str]
+    options: c.Mapping[str, _role_options.Option]
     ansible_core: str
 
     @property
@@ -127,7 +120,7 @@ class Inventory:
             value = view.get(name, MISSING)
             if not isinstance(value, Missing):
                 return MISSING if isinstance(value, Unreadable) else value
-        return MISSING
+        return DEFAULTS.get(name, MISSING)
 
     def states(self, name: str) -> bool:
         """Say whether a variable is set anywhere, be it unreadable."""
@@ -185,7 +178,7 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _cluster_networks,
         _control_plane,
         _versions,
-        _choices,
+        _role_variables,
         _upstreams,
         _paths,
         _instances,
@@ -206,6 +199,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def kind_of(value: object) -> str:
+    """Return what kind of value something is, in place of a value that may hold secrets."""
+    kinds: tuple[tuple[type, str], ...] = (
+        (bool, "true or false"),
+        (int, "a number"),
+        (float, "a number"),
+        (str, "text"),
+    )
+    kinds += ((dict, "a mapping"), (list, "a list"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "not set")
+
+
 def listed(names: c.Iterable[str]) -> str:
     """Return names as a list for a sentence."""
     return ", ".join(names)
@@ -223,9 +228,11 @@ def _ansible(inventory: Inventory) -> Problems:
 
 def _groups(inventory: Inventory) -> Problems:
     groups = inventory.groups
+    misplaced: set[str] = set()
     for group in sorted(set(groups) - {"all", "ungrouped", *CLUSTER_GROUPS, *MACHINE_GROUPS}):
         meant = nearest(group.lower().replace("-", "_"), MACHINE_GROUPS)
         if meant and groups[group] and not groups.get(meant):
+            misplaced.update(groups[group])
             yield Problem(f"group {group}", f"holds {listed(groups[group])}", f'the name "{meant}" for this group')
     if not inventory.makes_cluster:
         if not inventory.states("homelab_kubeconfig"):
@@ -258,7 +265,7 @@ def _groups(inventory: Inventory) -> Problems:
         yield Problem("group cluster", "is missing", "a group with the children control_plane and workers")
         return
     for name in groups["cluster"]:
-        if name not in wanted:
+        if name not in wanted and name not in misplaced:
             yield Problem(f"machine {name}", "is in cluster only", "it to be in control_plane or in workers")
     left_out = [name for name in wanted if name not in groups["cluster"]]
     if left_out:
@@ -454,36 +461,32 @@ def _size_fault(inventory: Inventory, name: str, net: ipaddress.IPv4Network) -> 
 
 
 def _control_plane(inventory: Inventory) -> Problems:
-    subject = "homelab_control_plane_endpoint"
-    value = inventory.site(subject)
+    subject = "kubernetes_control_plane_endpoint"
     count = len(inventory.groups.get("control_plane", ()))
-    if isinstance(value, Missing) or value in (None, ""):
-        if count > 1 and not inventory.spread(subject):
-            yield Problem(
-                subject,
-                "is not set",
-                f'a name or address that leads to all {count} machines, such as "cluster.example.com:6443"',
-            )
-        return
-    fault = values.endpoint_fault(value)
-    if fault:
-        yield is_value(value, fault, subject)
-        return
-    address = values.address(t.cast(str, value).partition(":")[0])
-    if any(address in entry for entry in inventory.pool):
-        yield is_value(
-            value, "an address outside homelab_address_pool: the pool serves only once the cluster runs", subject
-        )
+    if count > 1 and not inventory.states(subject):
+        wanted = f'a name or address that leads to all {count} machines, such as "cluster.example.com:6443"'
+        yield Problem(subject, "is not set", wanted)
+    for value, _hosts in inventory.spread(subject):
+        if isinstance(value, Missing):
+            continue
+        fault = values.endpoint_fault(value)
+        if fault:
+            yield is_value(value, fault, subject)
+            continue
+        address = values.address(t.cast(str, value).partition(":")[0])
+        if any(address in entry for entry in inventory.pool):
+            wanted = "an address outside homelab_address_pool: the pool serves only once the cluster runs"
+            yield is_value(value, wanted, subject)
 
 
 def _versions(inventory: Inventory) -> Problems:
     supported = sorted(inventory.containerd_minimum, key=values.version_key)
-    releases: dict[str, str] = {}
+    releases = dict.fromkeys(inventory.views(), DEFAULTS["homelab_kubernetes_version"].rpartition(".")[0])
     for name in ("homelab_kubernetes_version", "kubernetes_version"):
         for value, hosts in inventory.spread(name):
-            if isinstance(value, Unreadable):
+            if isinstance(value, (Missing, Unreadable)):
                 continue
-            fault = values.version_fault(value, EXAMPLE_VERSION)
+            fault = values.version_fault(value, DEFAULTS["homelab_kubernetes_version"])
             if fault is None:
                 release = t.cast(str, value).rpartition(".")[0]
                 if release not in inventory.containerd_minimum:
@@ -492,23 +495,31 @@ def _versions(inventory: Inventory) -> Problems:
             if fault:
                 yield is_value(value, fault, name)
     for value, hosts in inventory.spread("containerd_version"):
-        if isinstance(value, Unreadable):
+        if isinstance(value, Missing):
             continue
         fault = values.version_fault(value, "2.4.2")
         if fault:
             yield is_value(value, fault, "containerd_version")
             continue
-        for release in sorted({releases[host] for host in hosts if host in releases}):
+        for release in sorted({releases[host] for host in hosts}):
             oldest = inventory.containerd_minimum.get(release)
             if oldest and values.version_key(t.cast(str, value)) < values.version_key(oldest):
                 yield is_value(value, f"{oldest} or newer, which Kubernetes {release} needs", "containerd_version")
 
 
-def _choices(inventory: Inventory) -> Problems:
-    for name, choices in (("flannel_backend", FLANNEL_BACKENDS), ("mail_kind", MAIL_KINDS)):
+def _role_variables(inventory: Inventory) -> Problems:
+    names = {name for view in inventory.views().values() for name in view}
+    for name in sorted(names - SITE_VARIABLES - SECRET_VARIABLES):
+        option = inventory.options.get(name)
+        if option is None:
+            meant = difflib.get_close_matches(name, inventory.options, n=1, cutoff=0.9)
+            if meant and not name.startswith("homelab_"):
+                yield Problem(name, "is set", f'the name "{meant[0]}": nothing here reads this one')
+            continue
         for value, _hosts in inventory.spread(name):
-            if not isinstance(value, Unreadable) and value not in choices:
-                yield is_value(value, f"one of {listed(choices)}", name)
+            fault = None if isinstance(value, Missing) else _role_options.option_fault(name, option, value)
+            if fault:
+                yield is_value(value, fault, name)
 
 
 def _upstreams(inventory: Inventory) -> Problems:
@@ -516,7 +527,7 @@ def _upstreams(inventory: Inventory) -> Problems:
     servers = {inventory.addresses[name]: name for name in inventory.members("home_dns") if name in inventory.addresses}
     ingress = values.address(inventory.site("homelab_ingress_address"))
     for value, _hosts in inventory.spread(subject):
-        if isinstance(value, Unreadable):
+        if isinstance(value, Missing):
             continue
         if not isinstance(value, list):
             yield is_value(value, 'a list of DNS servers, such as ["9.9.9.9", "1.1.1.1"]', subject)
@@ -548,17 +559,16 @@ def _paths(inventory: Inventory) -> Problems:
 def _instances(inventory: Inventory) -> Problems:
     for name in sorted(SECRET_VARIABLES):
         for value, _hosts in inventory.spread(name):
-            if isinstance(value, Unreadable):
+            if isinstance(value, (Missing, Unreadable)):
                 continue
             if not isinstance(value, list):
-                kind = "not set" if value is None else f"a {type(value).__name__}"
-                yield Problem(name, f"is {kind}", "a list of instances, each with domain and passphrase")
+                yield Problem(name, f"is {kind_of(value)}", "a list of instances, each with its domain")
                 continue
             domains: dict[str, int] = {}
             for number, entry in enumerate(value, start=1):
                 subject = f"{name}, entry {number}"
                 if not isinstance(entry, dict):
-                    yield Problem(subject, f"is a {type(entry).__name__}", "a mapping with domain and passphrase")
+                    yield Problem(subject, f"is {kind_of(entry)}", "a mapping with its domain")
                     continue
                 yield from _instance(inventory, subject, entry)
                 domain = entry.get("domain")
@@ -570,36 +580,33 @@ def _instances(inventory: Inventory) -> Problems:
                     domains[domain] = number
 
 
-def _instance(inventory: Inventory, subject: str, entry: c.Mapping[object, object]) -> Problems:
-    for key in sorted(str(key) for key in entry if key not in INSTANCE_KEYS):
-        meant = nearest(key, INSTANCE_KEYS)
-        hint = f'the name "{meant}"' if meant else f"only {listed(sorted(INSTANCE_KEYS))}"
-        yield Problem(f"{subject}, {key}", "is set", hint)
+def _instance(inventory: Inventory, subject: str, entry: c.Mapping[str, object]) -> Problems:
+    known = inventory.options.get("cozy_instance_instances", {}).get("options", {})
+    for key in sorted(entry):
+        if key not in known:
+            meant = nearest(key, known)
+            hint = f'the name "{meant}"' if meant else f"only {listed(sorted(known))}"
+            yield Problem(f"{subject}, {key}", "is set", hint)
+        elif key not in ("apps", "domain", "email", "passphrase"):
+            fault = _role_options.option_fault(key, known[key], entry[key])
+            if fault:
+                yield is_value(entry[key], fault, f"{subject}, {key}")
 
     domain = entry.get("domain", MISSING)
     fault = values.domain_fault(domain) or _instance_domain_fault(inventory, t.cast(str, domain))
     if fault:
         yield is_value(domain, fault, f"{subject}, domain")
-
-    passphrase = entry.get("passphrase", MISSING)
-    if isinstance(passphrase, Missing) or passphrase is None:
-        yield Problem(f"{subject}, passphrase", "is not set", f"at least {SHORTEST_PASSPHRASE} characters")
-    elif not isinstance(passphrase, str):
-        yield Problem(f"{subject}, passphrase", f"is a {type(passphrase).__name__}", "text in quotes")
-    elif not passphrase.strip():
-        yield Problem(f"{subject}, passphrase", "is empty", f"at least {SHORTEST_PASSPHRASE} characters")
-    elif len(passphrase) < SHORTEST_PASSPHRASE:
-        yield Problem(f"{subject}, passphrase", "is too short", f"at least {SHORTEST_PASSPHRASE} characters")
-
+    if "passphrase" in entry:
+        passphrase = entry["passphrase"]
+        if passphrase is not None and not isinstance(passphrase, str):
+            yield Problem(f"{subject}, passphrase", f"is {kind_of(passphrase)}", "text in quotes")
+        elif not passphrase or not passphrase.strip():
+            yield Problem(f"{subject}, passphrase", "is empty", f"at least {SHORTEST_PASSPHRASE} characters")
+        elif len(passphrase) < SHORTEST_PASSPHRASE:
+            yield Problem(f"{subject}, passphrase", "is too short", f"at least {SHORTEST_PASSPHRASE} characters")
     email = entry.get("email", MISSING)
     if not isinstance(email, Missing) and not (isinstance(email, str) and values.MAIL.fullmatch(email)):
         yield is_value(email, 'a mail address such as "alice@example.com"', f"{subject}, email")
-    public_name = entry.get("public_name", MISSING)
-    if not isinstance(public_name, Missing) and not isinstance(public_name, str):
-        yield is_value(public_name, "text", f"{subject}, public_name")
-    locale = entry.get("locale", MISSING)
-    if not isinstance(locale, Missing) and not (isinstance(locale, str) and values.LOCALE.fullmatch(locale)):
-        yield is_value(locale, 'a language of two lower case letters, such as "en" or "fr"', f"{subject}, locale")
     yield from _apps(f"{subject}, apps", entry.get("apps", MISSING))
 
 

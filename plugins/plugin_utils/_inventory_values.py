@@ -19,7 +19,6 @@ import typing as t
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 MAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-LOCALE = re.compile(r"[a-z]{2}")
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 #: Leaves room for the label of an application and its dot: no name may have more than 253 characters.

@@ -115,10 +115,10 @@ def _size(name: str, groups: c.Sequence[str], facts: Facts, needed: Requirements
 def _place(inventory: Inventory, name: str, facts: Facts) -> Problems:
     address = inventory.addresses.get(name)
     own = facts.get("all_ipv4_addresses")
-    if address is not None and isinstance(own, list) and str(address) not in own:
+    if address is not None and isinstance(own, list) and own and str(address) not in own:
         yield is_value(
             str(address),
-            f"an address that is on the machine; it has {listed(map(str, own)) or 'none'}",
+            f"an address that is on the machine; it has {listed(map(str, own))}",
             f"ansible_host of {name}",
         )
     default = facts.get("default_ipv4")
@@ -146,23 +146,14 @@ def _clock(name: str, facts: Facts, now: float) -> Problems:
 
 
 def _twins(facts: c.Mapping[str, Facts]) -> Problems:
-    for key, what, cure in (
-        (
-            "machine_id",
-            "machine-id",
-            "one of its own for each; after copying a disk make a new one (systemd-machine-id-setup)",
-        ),
-        ("macaddress", "network card's address", "one of its own for each; copied virtual machines need new ones"),
-    ):
-        seen: dict[str, list[str]] = {}
-        for name, own in facts.items():
-            default = own.get("default_ipv4")
-            value = own.get(key) if key in own or not isinstance(default, dict) else default.get(key)
-            if isinstance(value, str) and value:
-                seen.setdefault(value, []).append(name)
-        for value, names in seen.items():
-            if len(names) > 1:
-                yield is_value(value, cure, f"{what} of {listed(names)}")
+    seen: dict[str, list[str]] = {}
+    for name, own in facts.items():
+        if own.get("machine_id"):
+            seen.setdefault(str(own["machine_id"]), []).append(name)
+    for value, names in seen.items():
+        if len(names) > 1:
+            cure = "one of its own for each; after copying a disk make a new one (systemd-machine-id-setup)"
+            yield is_value(value, cure, f"machine-id of {listed(names)}")
 
 
 def _number(value: object) -> int | None:
