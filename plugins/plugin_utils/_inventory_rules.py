@@ -31,6 +31,7 @@ CLUSTER_GROUPS = ("cluster", "control_plane", "workers")
 SITE_VARIABLES = frozenset(
     {
         "homelab_address_pool",
+        "homelab_ca_path",
         "homelab_cache_dir",
         "homelab_domain",
         "homelab_ingress_address",
@@ -40,6 +41,8 @@ SITE_VARIABLES = frozenset(
         "homelab_lan_cidr",
         "homelab_pod_cidr",
         "homelab_service_cidr",
+        "homelab_storage_node",
+        "homelab_storage_path",
     }
 )
 #: Site variables that carry secrets: their values are never shown.
@@ -105,6 +108,11 @@ class Inventory:
     def makes_cluster(self) -> bool:
         """Say whether a cluster is to be made on machines of the inventory, rather than given by a kubeconfig."""
         return any(group in self.groups for group in CLUSTER_GROUPS)
+
+    @property
+    def takes_cluster(self) -> bool:
+        """Say whether a kubeconfig gives a cluster that is there already."""
+        return not self.makes_cluster and self.states("homelab_kubeconfig")
 
     def members(self, *groups: str) -> list[str]:
         """Return the machines of some groups, each once."""
@@ -181,6 +189,7 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _role_variables,
         _upstreams,
         _paths,
+        _storage,
         _instances,
     )
     return list(dict.fromkeys(problem for rule in rules for problem in rule(inventory)))
@@ -235,7 +244,7 @@ def _groups(inventory: Inventory) -> Problems:
             misplaced.update(groups[group])
             yield Problem(f"group {group}", f"holds {listed(groups[group])}", f'the name "{meant}" for this group')
     if not inventory.makes_cluster:
-        if not inventory.states("homelab_kubeconfig"):
+        if not inventory.takes_cluster:
             yield Problem(
                 "group control_plane",
                 "is missing",
@@ -442,10 +451,6 @@ def _cluster_networks(inventory: Inventory) -> Problems:
     for name, net in nets.items():
         if inventory.lan is not None and net.overlaps(inventory.lan):
             yield is_value(str(net), f"a network that does not overlap homelab_lan_cidr ({inventory.lan})", name)
-            continue
-        for machine, address in inventory.addresses.items():
-            if address in net:
-                yield is_value(str(net), f"a network without the address of {machine} ({address})", name)
 
 
 def _size_fault(inventory: Inventory, name: str, net: ipaddress.IPv4Network) -> str | None:
@@ -548,12 +553,35 @@ def _upstreams(inventory: Inventory) -> Problems:
 
 def _paths(inventory: Inventory) -> Problems:
     kubeconfig = values.writable_file_fault if inventory.makes_cluster else values.readable_file_fault
-    for name, judge in (("homelab_kubeconfig", kubeconfig), ("homelab_cache_dir", values.writable_folder_fault)):
+    for name, judge in (
+        ("homelab_kubeconfig", kubeconfig),
+        ("homelab_cache_dir", values.writable_folder_fault),
+        ("homelab_ca_path", values.readable_file_fault),
+    ):
         value = inventory.site(name)
-        if not isinstance(value, Missing):
+        if not isinstance(value, Missing) and not (name == "homelab_ca_path" and value == ""):
             fault = judge(value)
             if fault:
                 yield is_value(value, fault, name)
+
+
+def _storage(inventory: Inventory) -> Problems:
+    members = inventory.members("control_plane", "workers")
+    local = []
+    for name in ("homelab_storage_node", "couchdb_volume_node", "cozy_stack_volume_node"):
+        for value, _hosts in inventory.spread(name):
+            if not isinstance(value, (Missing, Unreadable)) and inventory.makes_cluster and value not in members:
+                yield is_value(value, f"a machine of the cluster: {listed(members)}", name)
+    for role in ("couchdb", "cozy_stack"):
+        kinds = [value for value, _hosts in inventory.spread(f"{role}_volume_kind")]
+        if kinds in ([], ["local"]) and not inventory.states(f"{role}_volume_node"):
+            local.append(f"{role}_volume_kind")
+    if local and inventory.takes_cluster and not inventory.states("homelab_storage_node"):
+        wanted = f'the name of the node that keeps the data, or the choice "class" for {" and ".join(local)}'
+        yield Problem("homelab_storage_node", "is not set", wanted)
+    path = inventory.site("homelab_storage_path")
+    if not isinstance(path, Missing) and not (isinstance(path, str) and path.startswith("/") and path.strip("/")):
+        yield is_value(path, "an absolute path of a folder on the machine that keeps the data", "homelab_storage_path")
 
 
 def _instances(inventory: Inventory) -> Problems:
