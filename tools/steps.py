@@ -4,6 +4,8 @@
 
     tools/run -m tools.steps check            the fast part
     tools/run -m tools.steps test             everything
+    tools/run -m tools.steps soak             the long trials
+    tools/run -m tools.steps bench            how long the runs take
     tools/run -m tools.steps check ruff mypy  only these steps of it
 
 Each step is a command of its own with a log file and a time limit. A step that runs long says so; one that fails shows
@@ -24,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tests.site import bench, scenario, soak, trials
 from tools.bootstrap import TOP, cache_dir
 
 HEARTBEAT_SECONDS = 30.0
@@ -39,7 +42,7 @@ class Step:
     Attributes:
         name: what the tables call it; unique in a run.
         command: program and arguments, run from the top of the project.
-        limit: seconds after which its whole process group is ended and the step has failed.
+        limit: seconds after which it is ended with all that it started, and has failed.
         needs: steps that must have passed; if one did not, this one fails without running.
         jobs: how many steps may run while this one does, itself included.
     """
@@ -68,7 +71,7 @@ class Running:
         self.log = log
         self.started = self.spoke = time.monotonic()
         with log.open("wb") as out:
-            # A session of its own: the whole of it can be ended, whatever the step started.
+            # A session of its own: what is typed at the terminal ends the run, which then ends the step.
             self.process = subprocess.Popen(
                 step.command,
                 cwd=TOP,
@@ -83,19 +86,13 @@ class Running:
         """Seconds since it was started."""
         return time.monotonic() - self.started
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the step's process group, if it is still there."""
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
-
     def end(self) -> None:
-        """End the step's process group: ask first, then force."""
-        self.signal(signal.SIGTERM)
+        """End the step and all that it started: ask first, then force."""
+        started = family(self.process.pid)
+        send(started, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_SECONDS)
-        self.signal(signal.SIGKILL)
+        send(started, signal.SIGKILL)
         self.process.wait()
 
     def result(self) -> Result | None:
@@ -115,6 +112,23 @@ class Running:
             self.spoke = time.monotonic()
             last = tail(self.log, 1)
             say(f"  ..    {self.step.name}: {self.seconds:.0f} s  {last[0][:100] if last else ''}")
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its descendants: Ansible gives its workers sessions of their own, a group is not all."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to those of the processes that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def say(line: str) -> None:
@@ -207,41 +221,58 @@ def check_steps() -> list[Step]:
     """Return the fast part: style, types, unit tests, documents against code."""
     # The longest first: the others fit beside them.
     return [
-        Step("ansible-lint", ("ansible-lint",), 240, jobs=2),
-        Step("unit tests", ("pytest", "-n", "2"), 240, jobs=2),
-        Step("mypy", ("mypy", "."), 240, jobs=2),
-        Step("ruff", ("ruff", "check", "."), 60, jobs=2),
-        Step("ruff format", ("ruff", "format", "--check", "."), 60, jobs=2),
-        Step("yamllint", ("yamllint", "--strict", "."), 120, jobs=2),
-        Step("role readmes", (sys.executable, "-m", "tools.role_readme", "--check"), 60, jobs=2),
-        Step("changelog", ("antsibull-changelog", "lint"), 60, jobs=2),
+        Step("ansible-lint", ("ansible-lint",), 600, jobs=2),
+        Step("unit tests", ("pytest", "-n", "2"), 600, jobs=2),
+        Step("mypy", ("mypy", "."), 600, jobs=2),
+        Step("ruff", ("ruff", "check", "."), 600, jobs=2),
+        Step("ruff format", ("ruff", "format", "--check", "."), 600, jobs=2),
+        Step("yamllint", ("yamllint", "--strict", "."), 600, jobs=2),
+        Step("role readmes", (sys.executable, "-m", "tools.role_readme", "--check"), 600, jobs=2),
+        Step("changelog", ("antsibull-changelog", "lint"), 600, jobs=2),
     ]
+
+
+def site(*words: str, limit: float, needs: tuple[str, ...] = ("lab up",)) -> Step:
+    """Return a step that is a trial on the lab's machines (python -m tests.site)."""
+    return Step(" ".join(words), (sys.executable, "-m", "tests.site", *words), limit, needs)
+
+
+def on_the_lab(steps: Iterable[Step]) -> list[Step]:
+    """Return steps between starting the lab and ending it."""
+    lab = (sys.executable, "-m", "lab")
+    return [Step("lab up", (*lab, "up"), 2700), *steps, Step("lab down", (*lab, "down"), 300)]
 
 
 def test_steps() -> list[Step]:
-    """Return everything: the fast part, sanity, each molecule scenario on machines of the lab."""
-    lab = (sys.executable, "-m", "lab")
-    scenarios = sorted(path.parent.name for path in (TOP / "molecule").glob("*/molecule.yml"))
-    # The whole story comes last, when each of its parts has been seen to work.
-    scenarios.sort(key="site".__eq__)
-    return [
-        *check_steps(),
-        Step("sanity", (sys.executable, "-m", "tools.sanity"), 900),
-        Step("lab up", (*lab, "up"), 2700),
-        *(
-            Step(
-                f"molecule {name}",
-                (*lab, "exec", "controller", "--", "molecule", "test", "-s", name),
-                1200,
-                ("lab up",),
-            )
-            for name in scenarios
-        ),
-        Step("lab down", (*lab, "down"), 300),
+    """Return everything: the fast part, sanity, the whole story, each molecule scenario."""
+    story = [
+        site(name, limit=1200, needs=("lab up",) if name in ("bare-check", "killed-run") else ("lab up", "killed-run"))
+        for name in trials.TRIALS
     ]
+    scenarios = [site("molecule", name, limit=900) for name in scenario.STARTS]
+    sanity = Step("sanity", (sys.executable, "-m", "tools.sanity"), 900)
+    return [*check_steps(), sanity, *on_the_lab([*story, *scenarios])]
 
 
-RUNS: dict[str, Callable[[], list[Step]]] = {"check": check_steps, "test": test_steps}
+def soak_steps() -> list[Step]:
+    """Return the long trials: first runs killed at many moments, every machine's plug pulled."""
+    return on_the_lab(site("soak", name, limit=1800) for name in soak.PARTS)
+
+
+def bench_steps() -> list[Step]:
+    """Return what is timed, and the page that is made of it."""
+    parts = list(bench.PARTS)
+    steps = [site("bench", name, limit=1200, needs=("lab up",)) for name in parts]
+    needs = tuple(f"bench {name}" for name in parts[:-1])
+    return on_the_lab([*steps[:-1], dataclasses.replace(steps[-1], needs=needs)])
+
+
+RUNS: dict[str, Callable[[], list[Step]]] = {
+    "check": check_steps,
+    "test": test_steps,
+    "soak": soak_steps,
+    "bench": bench_steps,
+}
 
 
 def interrupted(number: int, _frame: object) -> None:
