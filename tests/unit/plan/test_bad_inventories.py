@@ -27,9 +27,10 @@ BAD = sorted(path.name for path in (INVENTORIES / "bad").iterdir())
 GOOD = sorted(path.name for path in (INVENTORIES / "good").iterdir())
 SAMPLES = sorted(path.name for path in (TOP / "inventories").iterdir())
 PASSING = [("good", name) for name in GOOD] + [("sample", name) for name in SAMPLES]
+PLAYED_TO_THE_END = ["given_cluster", "single_machine"]
 MACHINE = [name for name in BAD if name.startswith("machine_")]
 PLAYED = [*MACHINE, "control_plane_empty", "many", "vault_closed"]
-JUDGED = [name for name in BAD if name not in PLAYED]
+JUDGED = [("bad", name) for name in BAD if name not in PLAYED] + PASSING
 FIRST_STAGE_PASSED = re.compile(r"TASK \[kubecozy\.homelab\.plan : Refuse an inventory that cannot work\] \*+\nok: ")
 
 #: Stands in for ssh: leaves a mark and reaches nothing.
@@ -67,6 +68,7 @@ def runner(*arguments: str, **environment: str) -> list[object]:
         "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": str(TOP / "collections"),
         "ANSIBLE_NOCOLOR": "1",
+        "KUBECOZY_LAB": "/tmp/no-lab-at-all",  # noqa: S108
         **environment,
     }
     command = [sys.executable, str(pathlib.Path(__file__).with_name("runner.py")), *arguments]
@@ -77,9 +79,9 @@ def runner(*arguments: str, **environment: str) -> list[object]:
 
 
 @functools.cache
-def judged() -> dict[str, list[str]]:
-    """Judge the bad inventories that are not played."""
-    answer = runner("judge", *(inventory_of("bad", name) for name in JUDGED))
+def judged() -> dict[tuple[str, str], list[str]]:
+    """Judge all inventories that are not played, and all good ones."""
+    answer = runner("judge", *(inventory_of(*key) for key in JUDGED))
     return dict(zip(JUDGED, answer, strict=True))  # type: ignore[arg-type]
 
 
@@ -90,9 +92,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ru
     ssh = folder / "ssh"
     ssh.write_text(SSH)
     ssh.chmod(0o700)
-    keys = [("bad", name) for name in PLAYED] + PASSING
-    environment = {"ANSIBLE_SSH_EXECUTABLE": str(ssh), "KUBECOZY_LAB": str(folder / "lab"), "HOME": str(folder)}
-    codes = runner("play", str(folder), *(inventory_of(*key) for key in keys), **environment)
+    keys = [("bad", name) for name in PLAYED] + [("good", name) for name in PLAYED_TO_THE_END]
+    codes = runner("play", str(folder), *(inventory_of(*key) for key in keys), ANSIBLE_SSH_EXECUTABLE=str(ssh))
     return {
         key: Run(int(str(code)), (folder / f"{number}.out").read_text(), (folder / f"{number}.ssh").exists())
         for number, (key, code) in enumerate(zip(keys, codes, strict=True))
@@ -109,9 +110,14 @@ def compare(name: str, problems: list[str]) -> None:
         assert re.fullmatch(pattern, problem), f"{problem!r} is not {line!r}"
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize("name", [name for kind, name in JUDGED if kind == "bad"])
 def test_bad_inventory_is_judged(name: str) -> None:
-    compare(name, judged()[name])
+    compare(name, judged()["bad", name])
+
+
+@pytest.mark.parametrize(("kind", "name"), PASSING)
+def test_good_inventory_is_judged(kind: str, name: str) -> None:
+    assert judged()[kind, name] == []
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -123,9 +129,9 @@ def test_bad_inventory_is_refused(played: dict[tuple[str, str], Run], name: str)
     assert not run.connected
 
 
-@pytest.mark.parametrize(("kind", "name"), PASSING)
-def test_good_inventory_passes(played: dict[tuple[str, str], Run], kind: str, name: str) -> None:
-    run = played[kind, name]
+@pytest.mark.parametrize("name", PLAYED_TO_THE_END)
+def test_good_inventory_passes(played: dict[tuple[str, str], Run], name: str) -> None:
+    run = played["good", name]
     assert FIRST_STAGE_PASSED.search(run.output), run.output
     # The second stage of an inventory with machines goes to our ssh: so a connection would have been seen above.
     assert run.connected == (name != "given_cluster")
