@@ -54,11 +54,16 @@ def _boot(hosts: Sequence[Host]) -> None:
         machines.wait_booted(hosts)
 
 
+def prepare() -> artefacts.Artefacts:
+    """Install the packages this machine lacks and build what is missing of the artefacts."""
+    artefacts.ensure_packages(_say)
+    return artefacts.build(_say)
+
+
 def up(names: Sequence[str]) -> None:
     """Build what is missing, start the outside and the machines."""
     hosts = _chosen(names)
-    artefacts.ensure_packages(_say)
-    parts = artefacts.build(_say)
+    parts = prepare()
     with _only_one():
         with _step("disks"):
             store.mount()
@@ -193,7 +198,7 @@ def main() -> int:
     add("snapshot", snapshot, ("name", None))
     add("restore", restore, ("name", None))
     build = commands.add_parser("build", help="Build what is missing of the artefacts.")
-    build.set_defaults(does=lambda: (artefacts.ensure_packages(_say), artefacts.build(_say)), arguments=[])
+    build.set_defaults(does=prepare, arguments=[])
     run_there = commands.add_parser("exec", help="Run a command on a host: exec NAME [--] COMMAND …; or a shell.")
     run_there.add_argument("name")
     run_there.add_argument("words", nargs=argparse.REMAINDER)

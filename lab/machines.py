@@ -69,7 +69,8 @@ def _prepare_base(root: Path) -> None:
 
 
 def _base(source: Path) -> Path:
-    parts = (str(source), ca.root().read_text(), key_file().read_text(), inspect.getsource(_prepare_base), _UNIT)
+    made_by = (inspect.getsource(_prepare_base), _UNIT)
+    parts = (str(source.resolve()), ca.root().read_text(), key_file().read_text(), *made_by)
     return store.base(source, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12], _prepare_base)
 
 

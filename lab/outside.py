@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lab import ca, netns
-from lab.artefacts import Artefacts
+from lab.artefacts import REGISTRY_HOSTS, WEB_HOSTS, Artefacts
 from lab.model import (
     APT_PROXY_PORT,
     DOMAIN,
@@ -34,7 +34,6 @@ from lab.model import (
 )
 from lab.process import Service, run, wait_until
 
-REGISTRY_HOSTS = ("registry.k8s.io", "registry-1.docker.io", "quay.io", "ghcr.io")
 _OUTSIDE = HOSTS["outside"].namespace
 _START_SECONDS = 20
 
@@ -113,7 +112,7 @@ def _registry(artefacts: Artefacts) -> Service:
         f"""version: 0.1
 log: {{level: warn, accesslog: {{disabled: true}}}}
 storage:
-  filesystem: {{rootdirectory: {artefacts.registry_root}}}
+  filesystem: {{rootdirectory: {artefacts.registry_root.resolve()}}}
   maintenance: {{readonly: {{enabled: true}}}}
 http:
   addr: {OUTSIDE_REGISTRY}:443
@@ -154,11 +153,11 @@ def _router_dns() -> Service:
 
 def up(artefacts: Artefacts) -> None:
     """Start what is not running, and restart what is not configured as wanted now."""
-    web_hosts = sorted(path.name for path in artefacts.web_root.iterdir())
+    web_hosts = list(WEB_HOSTS)
     checks = (
         (_dns(web_hosts), _OUTSIDE, OUTSIDE_DNS, 53),
         (_packages(), None, "127.0.0.1", APT_PROXY_PORT),
-        (_web(artefacts.web_root, [*web_hosts, ELSEWHERE]), _OUTSIDE, OUTSIDE_WEB, 443),
+        (_web(artefacts.web_root.resolve(), [*web_hosts, ELSEWHERE]), _OUTSIDE, OUTSIDE_WEB, 443),
         (_registry(artefacts), _OUTSIDE, OUTSIDE_REGISTRY, 443),
         (_router_dns(), PREFIX + "router", ROUTER_LAN, 53),
     )

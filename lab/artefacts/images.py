@@ -262,7 +262,7 @@ class LayerWriter:
                     continue
                 self._add_package_file(root, path)
         alternatives = root / "etc/alternatives"
-        for link in sorted(alternatives.iterdir()):
+        for link in sorted(path for path in alternatives.iterdir() if path.is_symlink()):
             target = str(link.readlink())
             if _MERGED.sub(r"/usr/\1", target) in self._members:
                 self.add(Link(f"/etc/alternatives/{link.name}", target))

@@ -147,13 +147,13 @@ class Database:
         with self.lock:
             return [self.docs[key] for key in sorted(self.docs) if not self.docs[key].get("_deleted")]
 
-    def info(self) -> Json:
+    def info(self, cluster: dict[str, int]) -> Json:
         alive = len(self.alive())
         size = self.path.stat().st_size
         return {
             "instance_start_time": self.created,
             "db_name": self.name,
-            "purge_seq": "0-g1AAAABPeJzLYWBgYMpgTmHgz8tPSTV0MDQy1zMAQsMckEQiQ1L9____szKYExlygQLsZsYGqcapJpgaS",
+            "purge_seq": "0-g1AAAABPeJzLYWBgYMpgTmHgz8tPSTV0MDQy1zMAQsMckEQiQ1L9",
             "update_seq": f"{self.sequence}-g1AAAACbeJzLYWBgYMpgTmHgz8tPSTV0MDQy1zMAQsMckEQiQ1L9",
             "sizes": {"file": size, "external": size, "active": size},
             "props": {},
@@ -161,7 +161,7 @@ class Database:
             "doc_count": alive,
             "disk_format_version": 8,
             "compact_running": False,
-            "cluster": {"q": 2, "n": 1, "w": 1, "r": 1},
+            "cluster": cluster,
         }
 
 
@@ -326,9 +326,9 @@ def key_range(rows: list[str], request: Request) -> list[str]:
 class CouchDB:
     """The routes."""
 
-    def __init__(self, store: Store, admins: dict[str, str]) -> None:
+    def __init__(self, store: Store, admins: dict[str, str], shards: int) -> None:
         self.store, self.admins = store, admins
-        self.verified: dict[str, bytes] = {}
+        self.cluster = {"q": shards, "n": 1, "w": 1, "r": 1}
 
     def handle(self, request: Request) -> Response:
         try:
@@ -423,7 +423,7 @@ class CouchDB:
             rev = database.put(doc_id, body, body.get("_rev"))
             return self._json(201, {"ok": True, "id": doc_id, "rev": rev})
         if request.method in ("GET", "HEAD"):
-            return self._json(200, database.info())
+            return self._json(200, database.info(self.cluster))
         raise CouchError(405, "method_not_allowed", "Only DELETE,GET,HEAD,POST allowed")
 
     def _document(self, request: Request, database: Database, doc_id: str) -> Response:
@@ -524,7 +524,8 @@ def serve(root: Path) -> None:
     host, port = settings.get("chttpd", "bind_address", "any"), int(settings.get("chttpd", "port", "5984"))
     address = "0.0.0.0" if host == "any" else host, port  # noqa: S104  # the image's own default
     try:
-        server = Server(address, CouchDB(store, admins).handle, f"CouchDB/{VERSION} (Erlang OTP/24)")
+        couch = CouchDB(store, admins, int(settings.get("cluster", "q", "2")))
+        server = Server(address, couch.handle, f"CouchDB/{VERSION} (Erlang OTP/24)")
     except OSError as error:
         raise StartError(f"cannot listen on {address[0]}:{address[1]}: {error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):

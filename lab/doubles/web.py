@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 CHUNK = 256 * 1024
@@ -48,7 +49,7 @@ class Request:
     path: str
     query: list[tuple[str, str]]
     headers: Message
-    stream: BinaryIO
+    stream: BufferedReader
     peer: str
     body_read: bool = field(default=False, init=False)
 
@@ -78,7 +79,7 @@ class Request:
             return
         left = int(self.header("Content-Length") or "0")
         while left:
-            piece = self.stream.read(min(CHUNK, left))
+            piece = self.stream.read1(min(CHUNK, left))
             if not piece:
                 raise BodyError("unexpected EOF")
             left -= len(piece)
@@ -95,7 +96,7 @@ class Request:
                     pass
                 return
             while left:
-                piece = self.stream.read(min(CHUNK, left))
+                piece = self.stream.read1(min(CHUNK, left))
                 if not piece:
                     raise BodyError("unexpected EOF")
                 left -= len(piece)
@@ -118,7 +119,7 @@ class Response:
     body: bytes | Iterable[bytes] = b""
     content_type: str | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
-    takeover: Callable[[socket.socket, BinaryIO], None] | None = None
+    takeover: Callable[[socket.socket, BufferedReader], None] | None = None
     length: int | None = None
 
 
@@ -197,7 +198,7 @@ class _Connection(BaseHTTPRequestHandler):
             return
         with self.server.idle:
             self.server.active += 1
-        self.takeover: Callable[[socket.socket, BinaryIO], None] | None = None
+        self.takeover: Callable[[socket.socket, BufferedReader], None] | None = None
         try:
             if self.parse_request():
                 self._answer()

@@ -86,8 +86,20 @@ def listen(name: str, host: str, port: int, handler: Any) -> list[Server]:
     return servers
 
 
+def die_as_go() -> None:
+    """Signals other than the drain end the process at once, without a word."""
+    if os.getpid() == 1:
+        # the kernel drops fatal signals to PID 1 that have no handler; Go's runtime then exits with 2
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(2))
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGQUIT, lambda *_: os._exit(2))
+
+
 def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
     """Start, serve until SIGINT, drain. Raises StartError or ConfigError."""
+    die_as_go()
     flags = {"host": options.host, "port": options.port}
     flags |= {"admin.host": options.admin_host, "admin.port": options.admin_port}
     config = load(options.config, environ, flags)
@@ -103,10 +115,6 @@ def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
         log('level=warning msg="double: vault keys are not configured; the real stack says nothing" nspace=double')
     interrupted = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    if os.getpid() == 1:
-        # the kernel drops fatal signals to PID 1 that have no handler; Go's runtime exits with 2
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, lambda *_: os._exit(2))
     servers = listen("major", config.host, config.port, Public(stack).handle)
     servers += listen("admin", config.admin_host, config.admin_port, Admin(stack, environ).handle)
     for server in servers:

@@ -50,6 +50,9 @@ DEFAULTS: dict[str, Any] = {
     "fs.url": "",
 }
 
+# libyaml words its errors as Go's yaml does
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text is what the real program prints."""
@@ -113,7 +116,7 @@ def parse(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
             f"Unable to open and parse configuration file template {path}: open {path}: {reason}"
         ) from error
     try:
-        found = yaml.safe_load(render(text, environ))
+        found = yaml.load(render(text, environ), Loader=LOADER)  # both are safe loaders
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"While parsing config: yaml: line {line}: {error.problem}") from error

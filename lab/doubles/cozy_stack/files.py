@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import mimetypes
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -183,14 +183,16 @@ def receive(stack: Stack, instance: Doc, parent_id: str, target: Path, request: 
     temporary = target.with_name(f"{target.name}{secrets.randbelow(10**9)}")
     digest, size = hashlib.md5(usedforsecurity=False), 0
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("xb", buffering=0) as file:
+            # as the real one makes it; a cut upload stays behind like this
+            temporary.chmod(0o755)
             for piece in request.chunks():
                 digest.update(piece)
                 size += len(piece)
                 if room is not None and size > room:
                     raise too_big
-                file.write(piece)
-            file.flush()
+                if file.write(piece) != len(piece):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
     except FileNotFoundError as error:
         raise ApiError(404, words(error, "open", temporary)) from error
@@ -232,6 +234,7 @@ def receive(stack: Stack, instance: Doc, parent_id: str, target: Path, request: 
         },
     }
     stack.couch.put(database(instance), doc)
+    temporary.chmod(0o755 if doc["executable"] else 0o644)
     temporary.replace(target)
     return doc
 
@@ -371,7 +374,8 @@ def missing_document(path: Path, shown_path: str) -> Doc:
     doc |= {"created_at": stamp, "updated_at": stamp, "path": shown_path}
     if is_file:
         mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        doc |= {"size": str(facts.st_size), "mime": mime, "class": kind_of(mime), "executable": False}
+        doc |= {"size": str(facts.st_size), "mime": mime, "class": kind_of(mime)}
+        doc["executable"] = bool(facts.st_mode & 0o100)
     doc |= {"is_dir": not is_file, "is_orphan": False, "has_cycle": False}
     return {
         "type": "index_missing",
@@ -384,8 +388,3 @@ def missing_document(path: Path, shown_path: str) -> Doc:
 def fsck_answer(stack: Stack, instance: Doc) -> Response:
     lines = [json.dumps(found, separators=(",", ":")).encode() + b"\n" for found in fsck(stack, instance)]
     return Response(200, lines, "text/plain; charset=utf-8") if lines else Response(200)
-
-
-def remove_tree(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)

@@ -10,7 +10,8 @@ import json
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 from ..web import Request, Response
 
@@ -20,7 +21,7 @@ TEXT_FRAME, CLOSE, PING, PONG = 1, 8, 9, 10
 PING_SECONDS = 54.0
 
 
-def read_frame(stream: BinaryIO) -> tuple[int, bytes] | None:
+def read_frame(stream: BufferedReader) -> tuple[int, bytes] | None:
     """One frame of a client, None at the end."""
     head = stream.read(2)
     if len(head) < 2 or not head[1] & 0x80:
@@ -59,7 +60,7 @@ def upgrade(request: Request, good_token: Callable[[str], bool]) -> Response:
     accept = base64.b64encode(hashlib.sha1((key + GUID).encode(), usedforsecurity=False).digest()).decode()
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
 
-    def talk(connection: socket.socket, stream: BinaryIO) -> None:
+    def talk(connection: socket.socket, stream: BufferedReader) -> None:
         connection.settimeout(PING_SECONDS)
         while True:
             try:
