@@ -225,8 +225,8 @@ class Instance:
 
         :returns: the instance, or None in check mode if it would be created.
         """
-        found = self._settled(self.find())
-        if found is not None and found.unfinished and self._is_hollow():
+        found, hollow = self._settled(self.find())
+        if hollow:
             # Nothing can ever have been stored in it: there is no folder to store it in.
             self.changes.append("half-created instance removed")
             if not self._check:
@@ -250,13 +250,18 @@ class Instance:
         token = answer.json()["data"]["attributes"].get("register_token") if answer.status == 200 else None
         return base64.b64decode(token).hex() if token else None
 
-    def _settled(self, found: Found | None) -> Found | None:
-        """Wait while a creation may still be under way."""
+    def _settled(self, found: Found | None) -> tuple[Found | None, bool]:
+        """Wait while a creation may still be under way.
+
+        :returns: the instance, and whether it is half-created for good.
+        """
         deadline = time.monotonic() + self._wait
-        while found is not None and found.unfinished and self._is_hollow() and time.monotonic() < deadline:
+        while found is not None and found.unfinished and self._is_hollow():
+            if time.monotonic() >= deadline:
+                return found, True
             time.sleep(POLL_SECONDS)
             found = self.find()
-        return found
+        return found, False
 
     def _is_hollow(self) -> bool:
         """Whether the instance has no tree of files."""
@@ -296,10 +301,10 @@ class Instance:
         if not isinstance(error, ApiError) or error.status not in (409, 412):
             raise error
         if error.status == 409 and error.title != "conflict":
-            found = self._settled(self.find())
+            found, hollow = self._settled(self.find())
             if found is None:
                 raise CozyError(f"{what}: one of its aliases ({', '.join(wish.aliases or [])}) is taken already.")
-            return found
+            return self._whole(found, hollow)
         # Databases of that name are there without an instance: another creation is running, or one died.
         found = self._awaited()
         if found is None:
@@ -310,12 +315,21 @@ class Instance:
             )
         return found
 
+    def _whole(self, found: Found, hollow: bool) -> Found:
+        if hollow:
+            raise CozyError(
+                f"Another creation of {self.domain} was cut off meanwhile. Run this again: it makes it anew."
+            )
+        return found
+
     def _awaited(self) -> Found | None:
         deadline = time.monotonic() + self._wait
         while True:
-            found = self._settled(self.find())
-            if found is not None or time.monotonic() >= deadline:
-                return found
+            found, hollow = self._settled(self.find())
+            if found is not None:
+                return self._whole(found, hollow)
+            if time.monotonic() >= deadline:
+                return None
             time.sleep(POLL_SECONDS)
 
     def _finish_onboarding(self, found: Found) -> None:

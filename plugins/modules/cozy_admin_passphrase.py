@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright: the kubecozy authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The file `cozy-admin-passphrase` of cozy-stack."""
 
