@@ -113,14 +113,13 @@ def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
     make_assets(config)
     if not config.encryptor_key or not config.decryptor_key:
         log('level=warning msg="double: vault keys are not configured; the real stack says nothing" nspace=double')
-    interrupted = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    # blocked here, and so in all threads to come: sigwait takes it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     servers = listen("major", config.host, config.port, Public(stack).handle)
     servers += listen("admin", config.admin_host, config.admin_port, Admin(stack, environ).handle)
     for server in servers:
         server.start()
-    while not interrupted.wait(3600):
-        pass
+    signal.sigwait({signal.SIGINT})
     print("\nReceived interrupt signal:\n  shutting down servers...", end="", flush=True)
     threads = [threading.Thread(target=server.drain, args=(DRAIN_SECONDS,)) for server in servers]
     for thread in threads:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,27 +15,39 @@ from typing import Any
 
 import pytest
 
+from lab.doubles.cozy_stack.__main__ import GLOBAL, make_assets
+from lab.doubles.cozy_stack.admin import Admin
+from lab.doubles.cozy_stack.config import load as load_config
+from lab.doubles.cozy_stack.core import Stack
+from lab.doubles.cozy_stack.couch import Couch
+from lab.doubles.cozy_stack.public import Public
+from lab.doubles.web import Server
 from tests.unit.doubles.replay import FIXTURES, Hook, Replay, load, order
 from tests.unit.doubles.world import COUCH_PASSWORD, PASSPHRASE, World, secret_line
 
 OFFICIAL = "https://apps-registry.cozycloud.cc/selfhosted"
-# answered at the same time, so in no order: test_two_creations_at_once takes them
+# answered at the same time, so in no order: two_creations_at_once takes them
 CONCURRENT = ["create-concurrent-1", "create-concurrent-0"]
+# no exchange of HTTP: test_contract_process takes them
+PROCESS = ("start-", "signal-", "realtime-ws-", "fsck-after-sigterm-upload")
 
-# chapter: first and last recording, and how many they are; together they are all that was copied to the fixtures
+# chapter: first and last recording, how many they are, and a prefix when it takes only some of the range
 CHAPTERS = {
-    "one stack": ("version-public", "status-couch-hanging", 266),
-    "admin secret": ("admin-python-secret-ok", "admin-secret-restored", 14),
-    "half-made instances": ("create-dave", "client-gone-delete", 42),
-    "registry": ("create-201-apps-registry", "reg2-delete", 32),
-    "CouchDB 3.3.3": ("c333-status-ok", "instances-list-xfp", 29),
+    "one stack": ("version-public", "status-couch-hanging", 266, ""),
+    "admin secret": ("admin-python-secret-ok", "admin-secret-restored", 14, ""),
+    "half-made instances": ("create-dave", "client-gone-delete", 42, ""),
+    "read-only volume": ("ro-fs-create", "ro-fs-later-delete", 8, ""),
+    "registry": ("create-201-apps-registry", "reg2-delete", 32, ""),
+    "CouchDB 3.3.3": ("c333-status-ok", "instances-list-xfp", 29, ""),
+    "flat": ("flat-root", "flat-dash-app", 5, "flat-"),
 }
 
 
 def cases(chapter: str) -> list[str]:
-    first, last, count = CHAPTERS[chapter]
+    first, last, count, prefix = CHAPTERS[chapter]
     names = order()
     found = [name for name in names[names.index(first) : names.index(last) + 1] if name not in CONCURRENT]
+    found = [name for name in found if name.startswith("flat-") == bool(prefix) and not name.startswith(PROCESS)]
     assert len(found) == count
     return found
 
@@ -84,9 +98,10 @@ def times(count: int, method: str, path: str, domain: str, scope: str) -> Hook:
 
 def test_every_recording_is_in_a_chapter() -> None:
     replayed = [name for chapter in CHAPTERS for name in cases(chapter)] + CONCURRENT
-    assert sorted(replayed) == sorted(order())
-    assert sorted(path.stem for path in FIXTURES.glob("*.json")) == sorted(replayed)
-    assert len(replayed) == 385
+    rest = [name for name in order() if name not in replayed]
+    assert all(name.startswith(PROCESS) for name in rest)
+    assert sorted(path.stem for path in FIXTURES.glob("*.json")) == sorted(order())
+    assert (len(replayed), len(rest)) == (398, 46)
 
 
 def hang_couch(world: World) -> None:
@@ -246,3 +261,44 @@ def test_couchdb_333(world: World) -> None:
     world.start()
     replay(world, "CouchDB 3.3.3", {"c333-abort-create": killed_creation("ab.cozy.test", "databases")})
     assert COUCH_PASSWORD not in world.log()
+
+
+def test_flat_subdomains(tmp_path: Path) -> None:
+    with World(tmp_path / "world", subdomains="flat") as world:
+        make_sources(world)
+        world.start()
+        assert world.admin("POST", "/instances?Domain=cli.cozy.test&Locale=fr").status == 201
+        assert world.admin("POST", "/instances?Domain=a-b.cozy.test").status == 422
+        source = f"file://{world.root}/apps/probe"
+        headers = {"Host": "cli.cozy.test", "Authorization": f"Bearer {world.token('cli.cozy.test', 'io.cozy.apps')}"}
+        assert world.call(world.public_port, "POST", f"/apps/probe?Source={source}", headers).status == 202
+        replay(world, "flat")
+
+
+def test_read_only_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creation and deletion on a volume that has become read-only: here the file system's answers are played too."""
+    world.start_couch()
+    monkeypatch.chdir(world.etc)
+    monkeypatch.setattr(os, "environ", os.environ | world.environment())
+    config = load_config(world.etc / "cozy.yaml", world.environment(), {})
+    stack = Stack(config, Couch(config.couch_url))
+    for database in GLOBAL:
+        stack.couch.ensure(database)
+    make_assets(config)
+    servers = [Server(("127.0.0.1", 0), handler) for handler in (Public(stack).handle, Admin(stack, {}).handle)]
+    world.public_port, world.admin_port = (server.server_port for server in servers)
+    refusal = pytest.MonkeyPatch()
+
+    def mkdir(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    refusal.setattr(Path, "mkdir", mkdir)
+    refusal.setattr(Stack, "writable", lambda _: False)
+    for server in servers:
+        server.start()
+    try:
+        replay(world, "read-only volume", {"ro-fs-later-get": lambda _: refusal.undo()})
+    finally:
+        refusal.undo()
+        for server in servers:
+            server.drain(5)
