@@ -5,6 +5,7 @@
 python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG objects
 python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG secrets
 python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG where NAMESPACE SELECTOR
+    python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG unready
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _MOVING_KINDS = frozenset({"Event", "Lease", "PodMetrics", "NodeMetrics", "Compo
 _MOVING_VERSIONS = frozenset(
     {"Node", "Pod", "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "EndpointSlice", "Endpoints", "APIService"}
 )
+
+# Of kubeadm's tokens and of CouchDB's credentials.
+_PUBLIC_KEYS = frozenset({"auth-extra-groups", "description", "expiration", "token-id", "username"})
 
 Get = Callable[[str], dict[str, Any]]
 
@@ -60,7 +64,7 @@ def _listable(get: Get, base: str) -> Iterator[tuple[str, str]]:
 
 
 def fingerprint(kind: str, item: dict[str, Any]) -> dict[str, str]:
-    """Who an object is (`uid`), what it says (`content`, hashed: it may be secret), its `version` if that stands still."""
+    """Who an object is (`uid`), what it says (`content`, hashed: it may be secret), its `version` if that holds."""
     metadata = {
         key: value for key, value in item["metadata"].items() if key not in ("managedFields", "resourceVersion")
     }
@@ -84,7 +88,7 @@ def objects(get: Get) -> dict[str, dict[str, str]]:
 
 
 def secrets(get: Get) -> dict[str, str]:
-    """The value of every key of every Secret that is text; helm's notes are no secrets and left out."""
+    """The value of every key of every Secret (base64 when it is no text); helm's notes are no secrets and left out."""
     found = {}
     for item in get("/api/v1/secrets")["items"]:
         if item.get("type") == "helm.sh/release.v1":
@@ -93,6 +97,8 @@ def secrets(get: Get) -> dict[str, str]:
             try:
                 value = base64.b64decode(encoded).decode()
             except UnicodeDecodeError:
+                value = encoded
+            if key in _PUBLIC_KEYS:
                 continue
             found[f"Secret {item['metadata']['namespace']}/{item['metadata']['name']} {key}"] = value
     return found
@@ -104,10 +110,26 @@ def where(get: Get, namespace: str, selector: str) -> dict[str, str]:
     return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
 
 
+def unready(get: Get) -> list[str]:
+    """Machines and pods that are not Ready; pods that have done their work count as ready."""
+    found = []
+    for path in ("nodes", "pods"):
+        for item in get(f"/api/v1/{path}")["items"]:
+            conditions = {one["type"]: one["status"] for one in item["status"].get("conditions", [])}
+            if conditions.get("Ready") != "True" and item["status"].get("phase") != "Succeeded":
+                found.append(f"{item['metadata'].get('namespace', path)}/{item['metadata']['name']}")
+    return found
+
+
 def main() -> None:
     """Do what the command line says and print the answer."""
     kubeconfig, what, *rest = sys.argv[1:]
-    asked: dict[str, Callable[..., object]] = {"objects": objects, "secrets": secrets, "where": where}
+    asked: dict[str, Callable[..., object]] = {
+        "objects": objects,
+        "secrets": secrets,
+        "where": where,
+        "unready": unready,
+    }
     print(json.dumps(asked[what](_getter(kubeconfig), *rest)))
 
 
