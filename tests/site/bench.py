@@ -30,10 +30,10 @@ four machines, its internet and Ansible. All downloads come from the lab's own i
 | second run, changes nothing | {second:.0f} | {second_ratio:.1f} | {second_limit} s |
 | `--check --diff` on the finished site | {check:.0f} | {check_ratio:.1f} | |
 
-The plain commands (`tests/site/floor.py`) install the same programs of the same releases on the three machines of
-the cluster, side by side; then come `kubeadm init`, `kubeadm join` and helm for flannel, until all are Ready. The first run
-also makes the house's DNS server, MetalLB, ingress-nginx, cert-manager, the certificate, CouchDB, mail, cozy-stack and the
-instance, and proves each of them.
+The plain commands (`tests/site/floor.py`) install the same programs of the same releases on the three machines of the
+cluster, side by side; then come `kubeadm init`, `kubeadm join` and helm for flannel, until all are Ready. The first run
+also makes the house's DNS server, MetalLB, ingress-nginx, cert-manager, the certificate, CouchDB, mail, cozy-stack and
+the instance, and proves each of them.
 
 To repeat: `make bench`. The machines are made anew; the lab's artefacts have to be there (`make build`).
 """
