@@ -288,8 +288,10 @@ class Settings:
                 lines[index] = entry
                 break
         else:
-            lines[place:place] = [entry] if place is not None else []
-            lines += [] if place is not None else ["", "[admins]", entry]
+            if place is None:
+                lines += ["", "[admins]", entry]
+            else:
+                lines.insert(place, entry)
         try:
             write_atomic(path, ("\n".join(lines) + "\n").encode())
         except OSError as error:

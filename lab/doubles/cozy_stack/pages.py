@@ -76,15 +76,15 @@ def onboarding(locale: str, domain: str, csrf: str, salt: str, iterations: int, 
     return page(locale, domain, body)
 
 
-def app_csp(domain: str) -> str:
-    """The policy of an app's page, as the real stack sends it for an instance on ``domain``."""
+def app_csp(domain: str, apps: str) -> str:
+    """The policy of an app's page: ``apps`` is the domain below which all apps of the instance are."""
     own = f"'self' https://{domain} wss://{domain}"
     outside = "https://matomo.cozycloud.cc/ https://errors.cozycloud.cc/"
     maps = "https://*.tile.openstreetmap.org/ https://*.tile.osm.org/"
     rules = (
         f"default-src {own}",
         f"script-src 'wasm-unsafe-eval' {outside} https://api.pwnedpasswords.com/ {own}",
-        f"frame-src https://*.{domain} cozydrive: cozybanks: {own}",
+        f"frame-src https://*.{apps} cozydrive: cozybanks: {own}",
         f"connect-src blob: {outside} https://api.pwnedpasswords.com/ {own}",
         f"font-src data: {own}",
         f"img-src data: blob: https://matomo.cozycloud.cc/ {maps} {own}",

@@ -155,9 +155,12 @@ class Public:
             except (UnknownInstanceError, CouchError):
                 return self._route(request)
             response = self._app(Visit(self.stack, request, doc, parent), slug)
-            response.headers.append(("Content-Security-Policy", pages.app_csp(parent)))
+            response.headers.append(("Content-Security-Policy", pages.app_csp(parent, self._apps_below(parent))))
             return response
         return self._route(request)
+
+    def _apps_below(self, domain: str) -> str:
+        return domain.partition(".")[2] if self.stack.config.subdomains == "flat" else domain
 
     def _split(self, host: str) -> tuple[str, str]:
         first, dot, rest = host.partition(".")
