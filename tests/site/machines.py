@@ -123,9 +123,15 @@ def on_machine(name: str, command: str) -> bytes:
     return done.stdout
 
 
-def pictures(names: Iterable[str] = MACHINES) -> dict[str, tuple[int | str, ...]]:
-    """The files of machines."""
-    return {path: state for name in names for path, state in files.machine(name).items()}
+def pictures() -> dict[str, tuple[int | str, ...]]:
+    """The files of all machines, and those that a run leaves on the controller."""
+    found = {path: state for name in MACHINES for path, state in files.machine(name).items()}
+    downloads = state_dir() / "downloads"
+    if downloads.exists():
+        found.update({f"controller:{downloads / path}": state for path, state in files.picture(downloads).items()})
+    if kubeconfig().exists():
+        found[f"controller:{kubeconfig()}"] = (kubeconfig().stat().st_mtime_ns,)
+    return found
 
 
 def wait_for(what: str, seen: Callable[[], Any], good: Callable[[Any], bool], seconds: float) -> float:

@@ -93,7 +93,7 @@ def run(name: str) -> None:
     with machines.step(f"molecule {name}: {', '.join(actions)}"), tempfile.TemporaryDirectory() as fresh:
         # A folder of its own: Molecule skips what it believes it has done before.
         ran = playbook.run(
-            (str(Path(sys.executable).with_name("molecule")), "test", "--scenario-name", name),
+            (str(Path(sys.executable).with_name("molecule")), "test", "--report", "--scenario-name", name),
             f"molecule-{name}",
             environment={"MOLECULE_EPHEMERAL_DIRECTORY": fresh},
         )

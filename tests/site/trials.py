@@ -157,8 +157,11 @@ def client() -> None:
 
 
 def _lasting(objects: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The identity of every object that people and roles make; pods and what follows them come and go."""
-    passing = ("Pod ", "EndpointSlice ", "Endpoints ", "CSIStorageCapacity ", "VolumeAttachment ")
+    """The identity of every object that people and roles make; those that follow pods or run out come and go."""
+    passing = (
+        *("Pod ", "EndpointSlice ", "Endpoints ", "CSIStorageCapacity ", "VolumeAttachment ", "ServiceL2Status "),
+        *("CertificateSigningRequest ", "Secret kube-system/bootstrap-token-"),
+    )
     return {name: item["uid"] for name, item in objects.items() if not name.startswith(passing)}
 
 
