@@ -32,6 +32,7 @@ KILLS = {
 }
 """Moments at which a first run is killed."""
 SAMPLE = "kubeadm init runs"
+_SECRET_WORDS = ("passphrase", "password", "secret", "token")
 
 
 def _same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -195,7 +196,7 @@ def _inventory_secrets(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _inventory_secrets(inner, name)
-    elif isinstance(value, str) and any(word in name for word in ("passphrase", "password", "secret", "token")):
+    elif isinstance(value, str) and "{{" not in value and any(word in name for word in _SECRET_WORDS):
         yield f"inventory: {name}", value
 
 
