@@ -11,13 +11,14 @@ machines, here at the one that runs the tests. The first stage must refuse befor
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import typing as t
 
 import pytest
 
@@ -56,9 +57,18 @@ class Run:
 
 
 def inventory_of(kind: str, name: str) -> str:
-    """Return the inventory of a fixture or of a sample."""
-    folder = TOP / "inventories" / name if kind == "sample" else INVENTORIES / kind / name
-    return str(folder / "hosts.yml")
+    """Return the inventory of a fixture."""
+    return str(INVENTORIES / kind / name / "hosts.yml")
+
+
+def filled_in(sample: str, folder: pathlib.Path) -> str:
+    """Copy a sample inventory and give it the secret that its user would."""
+    copy = folder / sample
+    shutil.copytree(TOP / "inventories" / sample, copy)
+    place = copy / "group_vars" / "all"
+    if place.is_dir():
+        (place / "vault.yml").write_text("vault_cozy_passphrase: correct horse battery\n")
+    return str(copy / "hosts.yml")
 
 
 def runner(*arguments: str, **environment: str) -> list[object]:
@@ -68,7 +78,6 @@ def runner(*arguments: str, **environment: str) -> list[object]:
         "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": str(TOP / "collections"),
         "ANSIBLE_NOCOLOR": "1",
-        "KUBECOZY_LAB": "/tmp/no-lab-at-all",  # noqa: S108
         **environment,
     }
     command = [sys.executable, str(pathlib.Path(__file__).with_name("runner.py")), *arguments]
@@ -78,11 +87,13 @@ def runner(*arguments: str, **environment: str) -> list[object]:
     return answer
 
 
-@functools.cache
-def judged() -> dict[tuple[str, str], list[str]]:
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[str]]:
     """Judge all inventories that are not played, and all good ones."""
-    answer = runner("judge", *(inventory_of(*key) for key in JUDGED))
-    return dict(zip(JUDGED, answer, strict=True))  # type: ignore[arg-type]
+    folder = tmp_path_factory.mktemp("samples")
+    paths = [filled_in(name, folder) if kind == "sample" else inventory_of(kind, name) for kind, name in JUDGED]
+    answer = t.cast(list[list[str]], runner("judge", *paths, KUBECOZY_LAB=str(folder)))
+    return dict(zip(JUDGED, answer, strict=True))
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +122,13 @@ def compare(name: str, problems: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for kind, name in JUDGED if kind == "bad"])
-def test_bad_inventory_is_judged(name: str) -> None:
-    compare(name, judged()["bad", name])
+def test_bad_inventory_is_judged(judged: dict[tuple[str, str], list[str]], name: str) -> None:
+    compare(name, judged["bad", name])
 
 
 @pytest.mark.parametrize(("kind", "name"), PASSING)
-def test_good_inventory_is_judged(kind: str, name: str) -> None:
-    assert judged()[kind, name] == []
+def test_good_inventory_is_judged(judged: dict[tuple[str, str], list[str]], kind: str, name: str) -> None:
+    assert judged[kind, name] == []
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -142,10 +153,10 @@ def test_enough_bad_inventories() -> None:
     assert len(BAD) >= 25
 
 
-def test_no_secret_is_printed(played: dict[tuple[str, str], Run]) -> None:
+def test_no_secret_is_printed(played: dict[tuple[str, str], Run], judged: dict[tuple[str, str], list[str]]) -> None:
     """No passphrase of any inventory here is in any output."""
     secrets = {"hunter2", "hunter2hunter2", "correct horse battery", "staple battery horse", "12345678"}
     inventories = "".join(path.read_text() for path in INVENTORIES.glob("*/*/hosts.yml"))
     assert all(secret in inventories for secret in secrets)
-    outputs = [run.output for run in played.values()] + [line for lines in judged().values() for line in lines]
+    outputs = [run.output for run in played.values()] + [line for lines in judged.values() for line in lines]
     assert not [secret for secret in secrets if any(secret in output for output in outputs)]
