@@ -1,0 +1,241 @@
+# Copyright: the kubecozy authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way into a pod, with a Kubernetes API that is played."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from ansible_collections.kubecozy.homelab.plugins.module_utils import _port_forward
+from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import PodRoute, Stack
+from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, StackDownError
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+
+PARAMETERS = {
+    "admin_passphrase": None,
+    "admin_secret": "cozy-operator",
+    "admin_url": None,
+    "public_url": None,
+    "kubeconfig": "/nowhere",
+    "context": None,
+    "namespace": "cozy",
+    "label_selector": "app.kubernetes.io/name=cozy-stack",
+    "timeout": 5,
+}
+
+
+def space(**values: Any) -> SimpleNamespace:
+    return SimpleNamespace(**values)
+
+
+def status(running: bool = True, waiting: str = "", ended: int | None = None) -> SimpleNamespace:
+    """State of a container."""
+    return space(
+        state=space(running=space() if running else None, waiting=space(reason=waiting) if waiting else None),
+        last_state=space(terminated=None if ended is None else space(exit_code=ended)),
+    )
+
+
+def pod(name: str, age: int, *statuses: SimpleNamespace, leaving: bool = False) -> SimpleNamespace:
+    """A pod with the volumes the role gives it."""
+    secret = space(
+        name="cozy-admin-passphrase",
+        items=[space(key="cozy-admin-passphrase", path="cozy-admin-passphrase")],
+    )
+    keys = space(name="cozy-vault-keys", items=[space(key="vault.enc", path="keys/vault.enc")])
+    sources = [space(secret=None), space(secret=keys), space(secret=secret)]
+    return space(
+        metadata=space(name=name, creation_timestamp=age, deletion_timestamp=1 if leaving else None),
+        spec=space(
+            volumes=[
+                space(secret=None, projected=None),
+                space(secret=None, projected=space(sources=sources)),
+                space(secret=space(secret_name="other", items=None), projected=None),
+            ]
+        ),
+        status=space(phase="Running", container_statuses=list(statuses), init_container_statuses=None),
+    )
+
+
+@pytest.fixture
+def api() -> Iterator[mock.Mock]:
+    """The part of the API that is used."""
+    played = mock.Mock()
+    with (
+        mock.patch("kubernetes.config.new_client_from_config"),
+        mock.patch("kubernetes.client.CoreV1Api", return_value=played),
+    ):
+        yield played
+
+
+def find(api: mock.Mock, *pods: SimpleNamespace) -> _port_forward.Pod:
+    api.list_namespaced_pod.return_value = space(items=list(pods))
+    return _port_forward.Pod(None, None, "cozy", "app.kubernetes.io/name=cozy-stack")
+
+
+def test_newest_running_pod_is_taken(api: mock.Mock) -> None:
+    pods = [pod("old", 1, status()), pod("new", 2, status()), pod("leaving", 3, status(), leaving=True)]
+    assert find(api, *pods).name == "new"
+
+
+def test_no_pod_says_so_and_why(api: mock.Mock) -> None:
+    with pytest.raises(StackDownError, match="there is none at all"):
+        find(api)
+    crashing = pod("cozy-stack-1", 1, status(running=False, waiting="CrashLoopBackOff", ended=1))
+    with pytest.raises(StackDownError, match="cozy-stack-1: Running, CrashLoopBackOff, ended before with code 1"):
+        find(api, crashing)
+    with pytest.raises(StackDownError, match="cozy-stack-2: Running"):
+        find(api, pod("cozy-stack-2", 1))
+
+
+def test_api_that_refuses_or_is_away(api: mock.Mock) -> None:
+    api.list_namespaced_pod.side_effect = ApiException(status=403, reason="Forbidden")
+    with pytest.raises(CozyError, match="refuses to list pods in namespace cozy: Forbidden"):
+        _port_forward.Pod(None, None, "cozy", "a=b")
+    api.list_namespaced_pod.side_effect = HTTPError("connection refused")
+    with pytest.raises(CozyError, match="The Kubernetes API does not answer: connection refused"):
+        _port_forward.Pod(None, None, "cozy", "a=b")
+
+
+def test_kubeconfig_that_is_not_there() -> None:
+    with (
+        mock.patch("kubernetes.config.new_client_from_config", side_effect=ConfigException("no such file")),
+        pytest.raises(CozyError, match="kubeconfig /nowhere can't be used: no such file"),
+    ):
+        _port_forward.Pod("/nowhere", None, "cozy", "a=b")
+
+
+def test_missing_library_is_named() -> None:
+    with (
+        mock.patch.object(_port_forward, "IMPORT_ERROR", ImportError("No module named 'kubernetes'")),
+        pytest.raises(CozyError, match="library 'kubernetes' is needed"),
+    ):
+        _port_forward.Pod(None, None, "cozy", "a=b")
+
+
+def secret(**data: str) -> SimpleNamespace:
+    return space(data={key.replace("_", "-"): base64.b64encode(text.encode()).decode() for key, text in data.items()})
+
+
+def test_admin_line_is_read_from_the_secret_that_is_mounted(api: mock.Mock) -> None:
+    found = find(api, pod("p", 1, status()))
+    api.read_namespaced_secret.return_value = secret(cozy_admin_passphrase="scrypt$line")
+    assert found.admin_line() == "scrypt$line"
+    api.read_namespaced_secret.assert_called_once_with("cozy-admin-passphrase", "cozy")
+    api.read_namespaced_secret.return_value = space(data=None)
+    assert found.admin_line() == ""
+    api.read_namespaced_secret.side_effect = ApiException(status=403, reason="Forbidden")
+    assert found.admin_line() is None
+
+
+def test_admin_passphrase_is_found_in_its_secret(api: mock.Mock) -> None:
+    api.list_namespaced_pod.return_value = space(items=[pod("p", 1, status())])
+    api.read_namespaced_secret.return_value = secret(passphrase="from the Secret")
+    assert Stack.from_parameters(PARAMETERS)._passphrase == "from the Secret"
+    given = Stack.from_parameters({**PARAMETERS, "admin_passphrase": "given"})
+    assert given._passphrase == "given"
+    api.read_namespaced_secret.return_value = space(data={})
+    with pytest.raises(InputError, match="no Secret cozy-operator with a key 'passphrase'"):
+        Stack.from_parameters(PARAMETERS)
+
+
+def test_urls_are_checked() -> None:
+    urls = {"admin_url": "http://127.0.0.1:6060", "public_url": "http://127.0.0.1:8080"}
+    with pytest.raises(InputError, match="no admin_passphrase"):
+        Stack.from_parameters({**PARAMETERS, **urls})
+    for wrong in ("127.0.0.1:8080", "ftp://127.0.0.1", "http://127.0.0.1:8080/path"):
+        with pytest.raises(InputError, match="public_url must be"):
+            Stack.from_parameters({**PARAMETERS, **urls, "public_url": wrong, "admin_passphrase": "x"})
+
+
+class Forward:
+    """A port-forward: each answers by turns from a list; None closes the connection."""
+
+    def __init__(self, *answers: bytes | None, error: str | None = None) -> None:
+        self._error = error
+        self.here, self._there = socket.socketpair()
+        self.thread = threading.Thread(target=self._serve, args=[answers])
+        self.thread.start()
+
+    def _serve(self, answers: tuple[bytes | None, ...]) -> None:
+        with self._there:
+            for answer in answers:
+                while not self._there.recv(65536).endswith(b"\r\n\r\n"):
+                    pass
+                if answer is None:
+                    break
+                self._there.sendall(answer)
+
+    def socket(self, _port: int) -> socket.socket:
+        return self.here
+
+    def error(self, _port: int) -> str | None:
+        return self._error
+
+    def close(self) -> None:
+        self.here.close()
+
+
+def reply(code: str, body: str) -> bytes:
+    return f"HTTP/1.1 {code}\r\nContent-Length: {len(body)}\r\nContent-Type: text/plain\r\n\r\n{body}".encode()
+
+
+def stack_over(api: mock.Mock, *forwards: Forward | Exception) -> Stack:
+    """A stack in a pod that these port-forwards lead to, one after the other."""
+    steps = mock.patch.object(_port_forward, "portforward", side_effect=list(forwards))
+    steps.start()
+    return Stack(PodRoute(find(api, pod("p", 1, status())), 5.0), "x")
+
+
+@pytest.fixture(autouse=True)
+def _unpatch() -> Iterator[None]:
+    yield
+    mock.patch.stopall()
+
+
+def test_calls_share_a_connection(api: mock.Mock) -> None:
+    forward = Forward(reply("200 OK", "one"), reply("200 OK", "two"))
+    stack = stack_over(api, forward)
+    assert [stack.admin("GET", "/version", "Asking").body for _ in range(2)] == ["one", "two"]
+    stack.close()
+    forward.thread.join()
+
+
+def test_read_is_asked_again_when_a_kept_connection_was_closed(api: mock.Mock) -> None:
+    forwards = [Forward(reply("200 OK", "one"), None), Forward(reply("200 OK", "two"))]
+    stack = stack_over(api, *forwards)
+    assert [stack.admin("GET", "/version", "Asking").body for _ in range(2)] == ["one", "two"]
+    stack.close()
+    for forward in forwards:
+        forward.thread.join()
+
+
+def test_write_is_never_sent_twice(api: mock.Mock) -> None:
+    forward = Forward(reply("200 OK", "one"), None)
+    stack = stack_over(api, forward)
+    stack.admin("GET", "/version", "Asking")
+    with pytest.raises(StackDownError, match="no answer from cozy-stack's admin port by pod cozy/p"):
+        stack.admin("POST", "/instances", "Creating")
+    forward.thread.join()
+
+
+def test_closed_port_is_told_in_kubernetes_words(api: mock.Mock) -> None:
+    forward = Forward(None, error="connect: connection refused inside namespace")
+    with pytest.raises(StackDownError, match="connection refused inside namespace"):
+        stack_over(api, forward).admin("GET", "/version", "Asking")
+    forward.thread.join()
+
+
+def test_port_forward_that_is_refused(api: mock.Mock) -> None:
+    stack = stack_over(api, ApiException(status=0, reason="Handshake status 403 Forbidden"))
+    with pytest.raises(StackDownError, match="No port-forward to port 6060 of pod cozy/p: Handshake status 403"):
+        stack.admin("GET", "/version", "Asking")
