@@ -26,6 +26,7 @@ from .public import Public
 
 TRIES = 8
 DRAIN_SECONDS = 120.0
+FATAL_EXIT = 2
 GLOBAL = (INSTANCES, "global/io-cozy-exports", "secrets/io-cozy-account_types")
 
 
@@ -86,15 +87,23 @@ def listen(name: str, host: str, port: int, handler: Any) -> list[Server]:
     return servers
 
 
+def fatal_signals() -> list[signal.Signals]:
+    """The signals that Python must turn into Go's exit code 2.
+
+    As PID 1 these are all: the kernel drops fatal signals to a first process that has no handler.
+    """
+    first = [signal.SIGTERM, signal.SIGHUP] if os.getpid() == 1 else []
+    return [signal.SIGQUIT, *first]
+
+
 def die_as_go() -> None:
-    """Signals other than the drain end the process at once, without a word."""
+    """Until the stack serves, and so can drain, SIGINT is as fatal as the others."""
+    for number in fatal_signals():
+        signal.signal(number, lambda *_: os._exit(FATAL_EXIT))
     if os.getpid() == 1:
-        # the kernel drops fatal signals to PID 1 that have no handler; Go's runtime then exits with 2
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT):
-            signal.signal(number, lambda *_: os._exit(2))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(FATAL_EXIT))
     else:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGQUIT, lambda *_: os._exit(2))
 
 
 def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
@@ -113,13 +122,15 @@ def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
     make_assets(config)
     if not config.encryptor_key or not config.decryptor_key:
         log('level=warning msg="double: vault keys are not configured; the real stack says nothing" nspace=double')
-    # blocked here, and so in all threads to come: sigwait takes it
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # blocked here, and so in all threads to come: sigwait takes them
+    awaited = {signal.SIGINT, *fatal_signals()}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     servers = listen("major", config.host, config.port, Public(stack).handle)
     servers += listen("admin", config.admin_host, config.admin_port, Admin(stack, environ).handle)
     for server in servers:
         server.start()
-    signal.sigwait({signal.SIGINT})
+    if signal.sigwait(awaited) != signal.SIGINT:
+        os._exit(FATAL_EXIT)
     print("\nReceived interrupt signal:\n  shutting down servers...", end="", flush=True)
     threads = [threading.Thread(target=server.drain, args=(DRAIN_SECONDS,)) for server in servers]
     for thread in threads:

@@ -28,7 +28,7 @@ from lab.doubles.cozy_stack.config import Config, ConfigError, load
 from lab.doubles.cozy_stack.couch import Couch
 from tests.unit.doubles.replay import Replay, order
 from tests.unit.doubles.replay import load as recording
-from tests.unit.doubles.world import REPOSITORY, World, free_port
+from tests.unit.doubles.world import World, free_port
 
 VAULT = "vault: {{credentials_encryptor_key: {0}, credentials_decryptor_key: {1}}}\n"
 
@@ -163,7 +163,7 @@ def test_starts(world: World) -> None:
         (world.etc / name).write_text(text)
     (world.root / "empty").mkdir()
     world.start_couch()
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(len(STARTS)) as pool:
         results = list(pool.map(lambda item: attempt(world, *item), STARTS.items()))
     differences = [text for found in results for text in found]
     assert not differences, "\n".join(differences)
@@ -247,18 +247,23 @@ def test_signals(world: World, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sigterm", "sigint"])
-def test_signals_to_the_first_process(name: str) -> None:
-    """As PID 1 the stack must still end: the kernel does not kill a first process for it."""
+def test_signals_to_the_first_process(world: World, name: str) -> None:
+    """As PID 1 the stack must still end by a signal: the kernel kills no first process for it."""
+    world.start_couch()
+    world.start_stack("import os; os.getpid = lambda: 1")
     wanted = recording(f"signal-pid1-{name}")["exit_code_seen_by_parent(unshare)"]
-    number = getattr(signal, name.upper())
-    script = (
-        "import os, signal, time\nreal = os.getpid()\nos.getpid = lambda: 1\n"
-        "from lab.doubles.cozy_stack.__main__ import die_as_go\ndie_as_go()\n"
-        f"os.kill(real, {int(number)})\ntime.sleep(5)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False, timeout=30)
-    # before it serves the stack has no drain yet, so SIGINT is as fatal as the others
-    assert done.returncode == (wanted if name == "sigterm" else 2)
+    assert world.stop_stack(getattr(signal, name.upper())) == wanted
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signals_while_it_waits_for_couchdb(world: World, name: str) -> None:
+    stack = world.spawn_stack("import os; os.getpid = lambda: 1")
+    end = time.monotonic() + 30
+    while "retrying in 1s" not in world.log():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    stack.send_signal(getattr(signal, name))
+    assert stack.wait(30) == 2
 
 
 def slow_upload(world: World, name: str) -> socket.socket:

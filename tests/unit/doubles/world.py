@@ -110,7 +110,6 @@ class World:
         return {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(REPOSITORY),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "COUCH_USER": "cozy",
             "COUCH_PASSWORD": COUCH_PASSWORD,
             "COZY_DOUBLE_REGISTRY": str(self.registry_file),
@@ -122,15 +121,16 @@ class World:
         self.couch = subprocess.Popen(command, env=self.environment(), stderr=self._log("couch"))
         self.wait_port(self.couch_port, self.couch)
 
-    def spawn_stack(self, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start the stack without waiting for it."""
-        command = [sys.executable, "-m", "lab.doubles.cozy_stack", "serve", "--allow-root", *arguments]
+    def spawn_stack(self, before: str = "", **environ: str) -> subprocess.Popen[bytes]:
+        """Start the stack without waiting for it, after the Python statement ``before``."""
+        script = f"{before}\nfrom lab.doubles.cozy_stack.__main__ import main\nraise SystemExit(main(['serve'"
+        command = [sys.executable, "-c", script + ", '--allow-root']))"]
         log = self._log("stack")
         self.stack = subprocess.Popen(command, cwd=self.etc, env=self.environment(**environ), stdout=log, stderr=log)
         return self.stack
 
-    def start_stack(self, **environ: str) -> None:
-        stack = self.spawn_stack(**environ)
+    def start_stack(self, before: str = "", **environ: str) -> None:
+        stack = self.spawn_stack(before, **environ)
         self.wait_port(self.admin_port, stack)
         self.wait_port(self.public_port, stack)
 
@@ -214,4 +214,9 @@ def _stop(process: subprocess.Popen[bytes] | None, number: int) -> int | None:
         process.send_signal(number)
         if number == signal.SIGKILL:
             process.send_signal(signal.SIGCONT)
-    return process.wait(timeout=30)
+    try:
+        return process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
