@@ -42,7 +42,7 @@ options:
       - Without it, the environment variables E(K8S_AUTH_KUBECONFIG) and E(KUBECONFIG), then the Kubernetes client's own
         default.
     type: path
-  context:
+  kube_context:
     description:
       - Name of the context in the kubeconfig.
       - Without it, the environment variable E(K8S_AUTH_CONTEXT), then the current context.

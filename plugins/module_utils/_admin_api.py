@@ -41,7 +41,7 @@ API_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "admin_url": {"type": "str"},
     "public_url": {"type": "str"},
     "kubeconfig": {"type": "path", "fallback": (env_fallback, ["K8S_AUTH_KUBECONFIG", "KUBECONFIG"])},
-    "context": {"type": "str", "fallback": (env_fallback, ["K8S_AUTH_CONTEXT"])},
+    "kube_context": {"type": "str", "fallback": (env_fallback, ["K8S_AUTH_CONTEXT"])},
     "namespace": {"type": "str", "default": "cozy"},
     "label_selector": {"type": "str", "default": "app.kubernetes.io/name=cozy-stack"},
     "timeout": {"type": "int", "default": 300},
@@ -173,7 +173,7 @@ class Stack:
                 )
             return cls(UrlRoute(parameters["admin_url"], parameters["public_url"], timeout), passphrase)
         namespace, secret = parameters["namespace"], parameters["admin_secret"]
-        pod = Pod(parameters["kubeconfig"], parameters["context"], namespace, parameters["label_selector"])
+        pod = Pod(parameters["kubeconfig"], parameters["kube_context"], namespace, parameters["label_selector"])
         passphrase = passphrase or pod.secret(secret, OPERATOR_KEY)
         if not passphrase:
             raise InputError(

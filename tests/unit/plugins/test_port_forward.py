@@ -12,13 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import kubernetes.config
 import pytest
 from ansible_collections.kubecozy.homelab.plugins.module_utils import _port_forward
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import PodRoute, Stack
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, StackDownError
+from ansible_collections.kubecozy.homelab.plugins.modules import cozy_instance
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
+
+from tests.unit.plugins.module_helper import run_module
 
 PARAMETERS = {
     "admin_passphrase": None,
@@ -26,7 +30,7 @@ PARAMETERS = {
     "admin_url": None,
     "public_url": None,
     "kubeconfig": "/nowhere",
-    "context": None,
+    "kube_context": None,
     "namespace": "cozy",
     "label_selector": "app.kubernetes.io/name=cozy-stack",
     "timeout": 5,
@@ -146,6 +150,13 @@ def test_admin_passphrase_is_found_in_its_secret(api: mock.Mock) -> None:
     api.read_namespaced_secret.return_value = space(data={})
     with pytest.raises(InputError, match="no Secret cozy-operator with a key 'passphrase'"):
         Stack.from_parameters(PARAMETERS)
+
+
+def test_context_of_an_instance_is_not_the_one_of_the_kubeconfig(api: mock.Mock) -> None:
+    api.list_namespaced_pod.return_value = space(items=[])
+    result = run_module(cozy_instance.main, domain="alice.cozy.test", context="family", kubeconfig="/nowhere")
+    assert "there is none at all" in result["msg"]
+    kubernetes.config.new_client_from_config.assert_called_once_with(config_file="/nowhere", context=None)
 
 
 def test_urls_are_checked() -> None:
