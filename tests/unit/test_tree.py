@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tools.sanity import LISTED
+
 TOP = Path(__file__).parents[2]
 ROLES = sorted(path for path in (TOP / "roles").glob("*") if path.is_dir())
 ROLE_FILES = ("README.md", "defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/main.yml")
@@ -25,7 +27,7 @@ def load(path: Path) -> Any:
 
 def tracked() -> list[Path]:
     """Return the files in version control."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(LISTED, cwd=TOP, capture_output=True, text=True, check=True).stdout
     return [TOP / name for name in listed.split("\0") if name]
 
 
