@@ -90,7 +90,15 @@ class Couch:
         except CouchError as error:
             if error.status != 404:
                 raise
+            self._create_missing(database)
+
+    def _create_missing(self, database: str) -> None:
+        try:
             self.create(database)
+        except CouchError as error:
+            # somebody else was quicker
+            if error.status != 412:
+                raise
 
     def create(self, database: str) -> None:
         self.ask("PUT", f"/{quote(database, safe='')}")

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +38,20 @@ contexts:
 """
 
 
+# below the range the kernel takes ports from for outgoing connections; runs side by side begin at other places
+_PORTS = itertools.cycle(range(20000, 32000))
+_PORTS_LOCK = threading.Lock()
+_SKIPPED = list(itertools.islice(_PORTS, os.getpid() * 97 % 12000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on and that no other caller here gets."""
+    while True:
+        with _PORTS_LOCK:
+            port = next(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def secret_line(password: str, n: int = 1024, salt: bytes = b"\1" * 16, length: int = 32) -> str:
