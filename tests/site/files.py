@@ -18,7 +18,7 @@ _MOVING = (
 )  # fmt: skip
 
 
-def _walk(root: Path, moving: frozenset[str]) -> Iterator[tuple[str, os.stat_result, str]]:
+def _walk(root: Path, moving: frozenset[str]) -> Iterator[tuple[str, os.stat_result]]:
     waiting = [root]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -27,24 +27,24 @@ def _walk(root: Path, moving: frozenset[str]) -> Iterator[tuple[str, os.stat_res
                 if name in moving:
                     continue
                 state = entry.stat(follow_symlinks=False)
-                yield name, state, os.readlink(entry.path) if entry.is_symlink() else ""  # noqa: PTH115 - an entry is no Path
+                yield name, state
                 if stat.S_ISDIR(state.st_mode):
                     waiting.append(Path(entry.path))
 
 
-def picture(root: Path, moving: tuple[str, ...] = _MOVING) -> dict[str, tuple[int | str, ...]]:
-    """Mode, owner, size, time of change and target of every file below a folder; all that any writing changes.
+def picture(root: Path, moving: tuple[str, ...] = _MOVING) -> dict[str, tuple[int, ...]]:
+    """Mode, owner, size and time of change of every file below a folder: any writing changes one of them.
 
     Args:
         root: the folder.
         moving: paths below it that are left out.
     """
     return {
-        name: (state.st_mode, state.st_uid, state.st_gid, state.st_size, state.st_mtime_ns, target)
-        for name, state, target in _walk(root, frozenset(moving))
+        name: (state.st_mode, state.st_uid, state.st_gid, state.st_size, state.st_mtime_ns)
+        for name, state in _walk(root, frozenset(moving))
     }
 
 
-def machine(name: str) -> dict[str, tuple[int | str, ...]]:
+def machine(name: str) -> dict[str, tuple[int, ...]]:
     """The picture of a machine's disk."""
     return {f"{name}:/{path}": state for path, state in picture(store.disk(name)).items()}

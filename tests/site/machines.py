@@ -123,7 +123,7 @@ def on_machine(name: str, command: str) -> bytes:
     return done.stdout
 
 
-def pictures() -> dict[str, tuple[int | str, ...]]:
+def pictures() -> dict[str, tuple[int, ...]]:
     """The files of all machines, and those that a run leaves on the controller."""
     found = {path: state for name in MACHINES for path, state in files.machine(name).items()}
     downloads = state_dir() / "downloads"
