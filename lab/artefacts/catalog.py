@@ -65,7 +65,7 @@ PROGRAMS = (
     ),
     Part("etcd", GoPrograms("etcd", ("tool",), rename=(("server", "etcd"),))),
     Part("coredns", GoPrograms("coredns", ("tool",))),
-    Part("registry", GoPrograms("registry", ("tool",))),
+    Part("registry", GoPrograms("registry", (".",))),
     Part("helm", GoPrograms("helm", ("tool",), (f"helm.sh/helm/v4/internal/version.version=v{HELM}",))),
     Part(
         "flannel",
