@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -37,15 +38,12 @@ def _getter(kubeconfig: str) -> Get:
     client = kubernetes.client.ApiClient()
 
     def get(path: str) -> dict[str, Any]:
-        answer: dict[str, Any] = client.call_api(
-            path,
-            "GET",
-            auth_settings=["BearerToken"],
-            response_type="object",
-            _return_http_data_only=True,
-            _request_timeout=30,
-        )
-        return answer
+        answer = client.call_api("GET", f"{client.configuration.host}{path}", _request_timeout=30)
+        answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise OSError(f"GET {path}: {answer.status} {answer.reason}")
+        found: dict[str, Any] = json.loads(answer.data)
+        return found
 
     return get
 
