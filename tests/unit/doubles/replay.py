@@ -121,6 +121,13 @@ class Replay:
         port = self.world.admin_port if str(request.get("port")).startswith("admin") else self.world.public_port
         return self.world.call(port, request["method"], self._translate(request["path"]), headers, body)
 
+    def token(self, domain: str, scope: str) -> str:
+        """A token of the double, taken once."""
+        key = f"{domain} {scope}"
+        if key not in self._tokens:
+            self._tokens[key] = self.world.token(domain, scope)
+        return self._tokens[key]
+
     def _header(self, name: str, value: str) -> str:
         if name == "Authorization" and value.startswith("Bearer ") and TOKEN.match(value[7:]):
             recorded = value[7:]
@@ -128,10 +135,7 @@ class Replay:
                 claims = claims_of(recorded)
             except ValueError:
                 return value
-            key = f"{claims['iss']} {claims['scope']}"
-            if key not in self._tokens:
-                self._tokens[key] = self.world.token(claims["iss"], claims["scope"])
-            return f"Bearer {self._tokens[key]}"
+            return "Bearer " + self.token(claims["iss"], claims["scope"])
         if name == "Authorization" and "<cli token, scope " in value:
             scope = value.split("scope ")[1].rstrip(">")
             return "Bearer " + self.world.token("alice.cozy.test", scope)
