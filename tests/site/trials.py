@@ -209,7 +209,7 @@ def _machine_keys() -> Iterator[tuple[str, str]]:
         "etc/ssh/ssh_host_*_key",
     )
     for machine, place in itertools.product(MACHINES, places):
-        for file in store.disk(machine).glob(place):
+        for file in (path for path in store.disk(machine).glob(place) if not path.is_symlink()):
             text = file.read_text()
             if file.suffix == ".conf":
                 users = (yaml.safe_load(text) or {}).get("users", [])
