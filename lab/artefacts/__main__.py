@@ -32,7 +32,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     for name in ("base_root", "web_root", "registry_root", "programs"):
-        print(f"{name:14} {getattr(artefacts, name)}")
+        if (path := getattr(artefacts, name)).exists():
+            print(f"{name:14} {path}")
     return 0
 
 

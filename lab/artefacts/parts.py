@@ -251,6 +251,15 @@ class Builder:
             except ArtefactError:
                 return  # the build itself will meet the same trouble and report it
 
+    def _make(self, part: Part, needed: Mapping[str, Path]) -> Path:
+        try:
+            return self._store.make(part, self._keys[part.name], needed)
+        except ArtefactError:
+            # Most often a download that was cut off; a real mistake fails again and is reported then.
+            with self._changed:
+                self._say(f"     {part.name} failed, trying once more")
+            return self._store.make(part, self._keys[part.name], needed)
+
     def _lane(self, parts: Sequence[Part], total: int) -> None:
         for part in parts:
             with self._changed:
@@ -262,7 +271,7 @@ class Builder:
                 needed = {name: self._ready[name] for name in part.needs}
             problem, path = "", Path()
             try:
-                path = self._store.make(part, self._keys[part.name], needed)
+                path = self._make(part, needed)
             except (ArtefactError, OSError) as error:
                 problem = f"{part.name}: {error}"
             except BaseException as error:  # a lane that dies silently would leave the others waiting for ever

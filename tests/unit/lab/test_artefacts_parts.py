@@ -102,6 +102,27 @@ def test_a_failed_part_leaves_nothing_and_the_next_build_goes_on(tmp_path: Path)
     assert [path.name for path in ready["b"].iterdir()] == ["word"]
 
 
+@dataclass(frozen=True)
+class Flaky(Write):
+    """Fails the first time."""
+
+    def build(self, target: Path, parts: Mapping[str, Path]) -> None:
+        assert self.source is not None
+        if self.source.read_text() == "cut":
+            self.source.write_text("whole")
+            raise ArtefactError("connection reset")
+        super().build(target, parts)
+
+
+def test_what_fails_once_is_tried_again(tmp_path: Path) -> None:
+    source = tmp_path / "download"
+    source.write_text("cut")
+    lines = list[str]()
+    ready = Builder(Store(tmp_path / "store"), [Part("a", Flaky("x", source))], lines.append).build(["a"], nothing)
+    assert (ready["a"] / "word").read_text() == "x"
+    assert "a failed, trying once more" in lines[1]
+
+
 def test_link_moves_to_what_was_built_last(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for word in ("one", "two"):
