@@ -25,7 +25,7 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import (
     WrongPassphraseError,
 )
 from ansible_collections.kubecozy.homelab.plugins.module_utils._keys import ScryptLine
-from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Pod
+from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes, Pod
 
 OPERATOR_KEY = "passphrase"
 ADMIN_PORT = 6060
@@ -173,7 +173,8 @@ class Stack:
                 )
             return cls(UrlRoute(parameters["admin_url"], parameters["public_url"], timeout), passphrase)
         namespace, secret = parameters["namespace"], parameters["admin_secret"]
-        pod = Pod(parameters["kubeconfig"], parameters["kube_context"], namespace, parameters["label_selector"])
+        kubernetes = Kubernetes(parameters["kubeconfig"], parameters["kube_context"])
+        pod = Pod(kubernetes, namespace, parameters["label_selector"])
         passphrase = passphrase or pod.secret(secret, OPERATOR_KEY)
         if not passphrase:
             raise InputError(

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import typing as t
+from urllib.parse import quote, urlencode
 
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, StackDownError
 
 try:
-    from kubernetes import client, config
+    from kubernetes import config
     from kubernetes.client.exceptions import ApiException
     from kubernetes.config.config_exception import ConfigException
-    from kubernetes.stream import portforward
+    from kubernetes.stream.ws_client import portforward_call
     from urllib3.exceptions import HTTPError
 except ImportError as exc:
     IMPORT_ERROR: ImportError | None = exc
@@ -27,11 +29,10 @@ ADMIN_FILE = "cozy-admin-passphrase"
 class _ForwardedConnection(http.client.HTTPConnection):
     """HTTP over one port of a port-forward."""
 
-    def __init__(self, forward: t.Any, port: int, what: str, timeout: float) -> None:
+    def __init__(self, forward: t.Any, port: int, timeout: float) -> None:
         super().__init__("localhost", port, timeout=timeout)
         self._forward = forward
         self._port = port
-        self._what = what
 
     def connect(self) -> None:
         self.sock = self._forward.socket(self._port)
@@ -46,34 +47,87 @@ class _ForwardedConnection(http.client.HTTPConnection):
         self._forward.close()
 
 
-class Pod:
-    """One running pod, found by its labels.
+class RefusedError(CozyError):
+    """The Kubernetes API answered, but not with what was asked for."""
+
+
+class Kubernetes:
+    """The few calls that are needed, without the generated classes: importing those takes longer than all the calls.
 
     :param kubeconfig: path of the kubeconfig; None for the client's own default.
     :param context: name of a context in it; None for the current one.
-    :param namespace: where to look.
-    :param label_selector: which pods to look for.
-    :raises StackDownError: if there is none, with what Kubernetes knows about the reason.
+    :raises CozyError: if the library or the kubeconfig can't be used.
     """
 
-    def __init__(self, kubeconfig: str | None, context: str | None, namespace: str, label_selector: str) -> None:
+    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
         if IMPORT_ERROR is not None:
             raise CozyError(
                 "The Python library 'kubernetes' is needed where this module runs, and can't be imported:"
                 f" {IMPORT_ERROR}"
             )
-        self.namespace = namespace
         try:
-            self._api = client.CoreV1Api(config.new_client_from_config(config_file=kubeconfig, context=context))
+            self._client: t.Any = config.new_client_from_config(config_file=kubeconfig, context=context)
         except (ConfigException, OSError) as exc:
             raise CozyError(f"The kubeconfig {kubeconfig or '(default)'} can't be used: {exc}") from exc
+        settings = self._client.configuration.auth_settings().values()
+        self._headers = {setting["key"]: setting["value"] for setting in settings if setting["in"] == "header"}
+
+    def _url(self, path: str, **query: str) -> str:
+        return f"{self._client.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
+
+    def get(self, path: str, **query: str) -> dict[str, t.Any]:
+        """Read an object or a list.
+
+        :raises RefusedError: if the API says no.
+        :raises CozyError: if it says nothing.
+        """
         try:
-            pods = self._api.list_namespaced_pod(namespace, label_selector=label_selector).items
-        except ApiException as exc:
-            raise CozyError(f"Kubernetes refuses to list pods in namespace {namespace}: {exc.reason}") from exc
+            answer = self._client.rest_client.pool_manager.request(
+                "GET", self._url(path, **query), headers={**self._headers, "Accept": "application/json"}
+            )
         except HTTPError as exc:
             raise CozyError(f"The Kubernetes API does not answer: {exc}") from exc
-        alive = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
+        if answer.status != 200:
+            raise RefusedError(f"{answer.status} {answer.reason or ''}".strip())
+        found = json.loads(answer.data)
+        return t.cast("dict[str, t.Any]", found)
+
+    def forward(self, path: str, port: int) -> t.Any:
+        """Open a port-forward.
+
+        :raises RefusedError: if that can't be done.
+        """
+        try:
+            return portforward_call(
+                self._client.configuration,
+                "GET",
+                self._url(path),
+                query_params=[("ports", str(port))],
+                headers=self._headers,
+            )
+        except ApiException as exc:
+            raise RefusedError(str(exc.reason)) from exc
+
+
+class Pod:
+    """One running pod, found by its labels.
+
+    :param kubernetes: where to look.
+    :param namespace: where to look there.
+    :param label_selector: which pods to look for.
+    :raises StackDownError: if there is none, with what Kubernetes knows about the reason.
+    :raises CozyError: if Kubernetes can't be asked.
+    """
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str, label_selector: str) -> None:
+        self.namespace = namespace
+        self._kubernetes = kubernetes
+        self._path = f"/api/v1/namespaces/{quote(namespace, safe='')}"
+        try:
+            pods = kubernetes.get(f"{self._path}/pods", labelSelector=label_selector)["items"]
+        except RefusedError as exc:
+            raise CozyError(f"Kubernetes refuses to list pods in namespace {namespace}: {exc}") from exc
+        alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         running = [pod for pod in alive if self._runs(pod)]
         if not running:
             raise StackDownError(
@@ -81,29 +135,28 @@ class Pod:
                 f"{self._troubles(alive)}. Look at: kubectl -n {namespace} get pods; kubectl -n {namespace} logs"
                 f" -l {label_selector} --tail=20"
             )
-        self._pod = max(running, key=lambda pod: pod.metadata.creation_timestamp)
-        self.name: str = self._pod.metadata.name
+        self._pod = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        self.name: str = self._pod["metadata"]["name"]
 
     @staticmethod
-    def _runs(pod: t.Any) -> bool:
-        statuses = pod.status.container_statuses or []
-        return bool(statuses) and all(status.state and status.state.running for status in statuses)
+    def _runs(pod: dict[str, t.Any]) -> bool:
+        statuses = pod["status"].get("containerStatuses", [])
+        return bool(statuses) and all("running" in status.get("state", {}) for status in statuses)
 
     @staticmethod
-    def _troubles(pods: list[t.Any]) -> str:
+    def _troubles(pods: list[dict[str, t.Any]]) -> str:
         if not pods:
             return " (there is none at all)"
         found = []
         for pod in pods:
-            reasons = [str(pod.status.phase)]
-            for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
-                waiting = status.state.waiting if status.state else None
-                ended = status.last_state.terminated if status.last_state else None
-                if waiting and waiting.reason:
-                    reasons.append(waiting.reason)
-                if ended:
-                    reasons.append(f"ended before with code {ended.exit_code}")
-            found.append(f"{pod.metadata.name}: {', '.join(reasons)}")
+            reasons = [str(pod["status"].get("phase", "unknown"))]
+            for kind in ("initContainerStatuses", "containerStatuses"):
+                for status in pod["status"].get(kind, []):
+                    waiting = status.get("state", {}).get("waiting", {}).get("reason")
+                    ended = status.get("lastState", {}).get("terminated", {}).get("exitCode")
+                    reasons += [waiting] if waiting else []
+                    reasons += [] if ended is None else [f"ended before with code {ended}"]
+            found.append(f"{pod['metadata']['name']}: {', '.join(reasons)}")
         return f" ({'; '.join(found)})"
 
     def connection(self, port: int, timeout: float) -> _ForwardedConnection:
@@ -112,14 +165,11 @@ class Pod:
         :param timeout: seconds to wait for each piece of an answer.
         :raises StackDownError: if Kubernetes can't reach the pod.
         """
-        what = f"port {port} of pod {self.namespace}/{self.name}"
         try:
-            forward = portforward(
-                self._api.connect_get_namespaced_pod_portforward, self.name, self.namespace, ports=str(port)
-            )
-        except ApiException as exc:
-            raise StackDownError(f"No port-forward to {what}: {exc.reason}") from exc
-        return _ForwardedConnection(forward, port, what, timeout)
+            forward = self._kubernetes.forward(f"{self._path}/pods/{self.name}/portforward", port)
+        except RefusedError as exc:
+            raise StackDownError(f"No port-forward to port {port} of pod {self.namespace}/{self.name}: {exc}") from exc
+        return _ForwardedConnection(forward, port, timeout)
 
     def secret(self, name: str, key: str) -> str | None:
         """A value of a Secret in the pod's namespace.
@@ -127,10 +177,10 @@ class Pod:
         :returns: None if the Secret can't be read; "" if it has no such key.
         """
         try:
-            secret = self._api.read_namespaced_secret(name, self.namespace)
-        except ApiException:
+            secret = self._kubernetes.get(f"{self._path}/secrets/{quote(name, safe='')}")
+        except RefusedError:
             return None
-        return base64.b64decode((secret.data or {}).get(key, "")).decode(errors="replace")
+        return base64.b64decode((secret.get("data") or {}).get(key, "")).decode(errors="replace")
 
     def admin_line(self) -> str | None:
         """The admin passphrase line as the Secret that is mounted into the pod has it now.
@@ -142,17 +192,15 @@ class Pod:
         return None
 
     def _admin_secrets(self) -> t.Iterator[tuple[str, str]]:
-        for volume in self._pod.spec.volumes or []:
-            if volume.secret:
-                sources = [(volume.secret.secret_name, volume.secret.items)]
-            elif volume.projected:
-                sources = [(s.secret.name, s.secret.items) for s in volume.projected.sources or [] if s.secret]
-            else:
-                sources = []
-            for name, items in sources:
-                for item in items or []:
-                    if item.path.rsplit("/", 1)[-1] == ADMIN_FILE:
-                        yield name, item.key
+        for volume in self._pod["spec"].get("volumes", []):
+            secrets = [
+                source["secret"] for source in volume.get("projected", {}).get("sources", []) if "secret" in source
+            ]
+            secrets += [volume["secret"]] if "secret" in volume else []
+            for secret in secrets:
+                for item in secret.get("items", []):
+                    if item["path"].rsplit("/", 1)[-1] == ADMIN_FILE:
+                        yield secret.get("name") or secret["secretName"], item["key"]
 
 
-__all__ = ("Pod",)
+__all__ = ("Kubernetes", "Pod")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from ansible_collections.kubecozy.homelab.plugins.module_utils import _port_forward
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import PodRoute, Stack
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, StackDownError
+from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes, Pod
 from ansible_collections.kubecozy.homelab.plugins.modules import cozy_instance
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -37,53 +39,62 @@ PARAMETERS = {
 }
 
 
-def space(**values: Any) -> SimpleNamespace:
-    return SimpleNamespace(**values)
-
-
-def status(running: bool = True, waiting: str = "", ended: int | None = None) -> SimpleNamespace:
+def status(running: bool = True, waiting: str = "", ended: int | None = None) -> dict[str, Any]:
     """State of a container."""
-    return space(
-        state=space(running=space() if running else None, waiting=space(reason=waiting) if waiting else None),
-        last_state=space(terminated=None if ended is None else space(exit_code=ended)),
-    )
+    state: dict[str, Any] = {"running": {}} if running else {}
+    state |= {"waiting": {"reason": waiting}} if waiting else {}
+    return {"state": state, "lastState": {} if ended is None else {"terminated": {"exitCode": ended}}}
 
 
-def pod(name: str, age: int, *statuses: SimpleNamespace, leaving: bool = False) -> SimpleNamespace:
+def pod(name: str, age: int, *statuses: dict[str, Any], leaving: bool = False) -> dict[str, Any]:
     """A pod with the volumes the role gives it."""
-    secret = space(
-        name="cozy-admin-passphrase",
-        items=[space(key="cozy-admin-passphrase", path="cozy-admin-passphrase")],
-    )
-    keys = space(name="cozy-vault-keys", items=[space(key="vault.enc", path="keys/vault.enc")])
-    sources = [space(secret=None), space(secret=keys), space(secret=secret)]
-    return space(
-        metadata=space(name=name, creation_timestamp=age, deletion_timestamp=1 if leaving else None),
-        spec=space(
-            volumes=[
-                space(secret=None, projected=None),
-                space(secret=None, projected=space(sources=sources)),
-                space(secret=space(secret_name="other", items=None), projected=None),
+    secret = {
+        "name": "cozy-admin-passphrase",
+        "items": [{"key": "cozy-admin-passphrase", "path": "cozy-admin-passphrase"}],
+    }
+    keys = {"name": "cozy-vault-keys", "items": [{"key": "vault.enc", "path": "keys/vault.enc"}]}
+    metadata = {"name": name, "creationTimestamp": f"2026-11-2{age}T00:00:00Z"}
+    return {
+        "metadata": metadata | ({"deletionTimestamp": "2026-11-29T00:00:00Z"} if leaving else {}),
+        "spec": {
+            "volumes": [
+                {"emptyDir": {}},
+                {"projected": {"sources": [{"configMap": {}}, {"secret": keys}, {"secret": secret}]}},
+                {"secret": {"secretName": "other"}},
             ]
-        ),
-        status=space(phase="Running", container_statuses=list(statuses), init_container_statuses=None),
-    )
+        },
+        "status": {"phase": "Running", "containerStatuses": list(statuses)},
+    }
+
+
+def answer(status_code: int, body: Any, reason: str = "") -> SimpleNamespace:
+    return SimpleNamespace(status=status_code, data=json.dumps(body).encode(), reason=reason)
 
 
 @pytest.fixture
 def api() -> Iterator[mock.Mock]:
-    """The part of the API that is used."""
-    played = mock.Mock()
-    with (
-        mock.patch("kubernetes.config.new_client_from_config"),
-        mock.patch("kubernetes.client.CoreV1Api", return_value=played),
-    ):
-        yield played
+    """The connection to the Kubernetes API: what it answers is set by each test."""
+    client = mock.Mock()
+    client.configuration.host = "https://api"
+    client.configuration.auth_settings.return_value = {
+        "BearerToken": {"in": "header", "key": "authorization", "value": "Bearer t"}
+    }
+    with mock.patch("kubernetes.config.new_client_from_config", return_value=client):
+        yield client.rest_client.pool_manager.request
 
 
-def find(api: mock.Mock, *pods: SimpleNamespace) -> _port_forward.Pod:
-    api.list_namespaced_pod.return_value = space(items=list(pods))
-    return _port_forward.Pod(None, None, "cozy", "app.kubernetes.io/name=cozy-stack")
+def find(api: mock.Mock, *pods: dict[str, Any]) -> Pod:
+    api.return_value = answer(200, {"items": list(pods)})
+    return Pod(Kubernetes(None, None), "cozy", "app.kubernetes.io/name=cozy-stack")
+
+
+def test_pods_are_asked_for_by_their_labels(api: mock.Mock) -> None:
+    assert find(api, pod("p", 1, status())).name == "p"
+    api.assert_called_once_with(
+        "GET",
+        "https://api/api/v1/namespaces/cozy/pods?labelSelector=app.kubernetes.io%2Fname%3Dcozy-stack",
+        headers={"authorization": "Bearer t", "Accept": "application/json"},
+    )
 
 
 def test_newest_running_pod_is_taken(api: mock.Mock) -> None:
@@ -102,12 +113,12 @@ def test_no_pod_says_so_and_why(api: mock.Mock) -> None:
 
 
 def test_api_that_refuses_or_is_away(api: mock.Mock) -> None:
-    api.list_namespaced_pod.side_effect = ApiException(status=403, reason="Forbidden")
-    with pytest.raises(CozyError, match="refuses to list pods in namespace cozy: Forbidden"):
-        _port_forward.Pod(None, None, "cozy", "a=b")
-    api.list_namespaced_pod.side_effect = HTTPError("connection refused")
+    api.return_value = answer(403, {}, "Forbidden")
+    with pytest.raises(CozyError, match="refuses to list pods in namespace cozy: 403 Forbidden"):
+        Pod(Kubernetes(None, None), "cozy", "a=b")
+    api.side_effect = HTTPError("connection refused")
     with pytest.raises(CozyError, match="The Kubernetes API does not answer: connection refused"):
-        _port_forward.Pod(None, None, "cozy", "a=b")
+        Pod(Kubernetes(None, None), "cozy", "a=b")
 
 
 def test_kubeconfig_that_is_not_there() -> None:
@@ -115,7 +126,7 @@ def test_kubeconfig_that_is_not_there() -> None:
         mock.patch("kubernetes.config.new_client_from_config", side_effect=ConfigException("no such file")),
         pytest.raises(CozyError, match="kubeconfig /nowhere can't be used: no such file"),
     ):
-        _port_forward.Pod("/nowhere", None, "cozy", "a=b")
+        Kubernetes("/nowhere", None)
 
 
 def test_missing_library_is_named() -> None:
@@ -123,37 +134,36 @@ def test_missing_library_is_named() -> None:
         mock.patch.object(_port_forward, "IMPORT_ERROR", ImportError("No module named 'kubernetes'")),
         pytest.raises(CozyError, match="library 'kubernetes' is needed"),
     ):
-        _port_forward.Pod(None, None, "cozy", "a=b")
+        Kubernetes(None, None)
 
 
 def secret(**data: str) -> SimpleNamespace:
-    return space(data={key.replace("_", "-"): base64.b64encode(text.encode()).decode() for key, text in data.items()})
+    encoded = {key.replace("_", "-"): base64.b64encode(text.encode()).decode() for key, text in data.items()}
+    return answer(200, {"data": encoded})
 
 
 def test_admin_line_is_read_from_the_secret_that_is_mounted(api: mock.Mock) -> None:
     found = find(api, pod("p", 1, status()))
-    api.read_namespaced_secret.return_value = secret(cozy_admin_passphrase="scrypt$line")
+    api.return_value = secret(cozy_admin_passphrase="scrypt$line")
     assert found.admin_line() == "scrypt$line"
-    api.read_namespaced_secret.assert_called_once_with("cozy-admin-passphrase", "cozy")
-    api.read_namespaced_secret.return_value = space(data=None)
+    assert api.call_args.args[1] == "https://api/api/v1/namespaces/cozy/secrets/cozy-admin-passphrase"
+    api.return_value = answer(200, {})
     assert found.admin_line() == ""
-    api.read_namespaced_secret.side_effect = ApiException(status=403, reason="Forbidden")
+    api.return_value = answer(403, {}, "Forbidden")
     assert found.admin_line() is None
 
 
 def test_admin_passphrase_is_found_in_its_secret(api: mock.Mock) -> None:
-    api.list_namespaced_pod.return_value = space(items=[pod("p", 1, status())])
-    api.read_namespaced_secret.return_value = secret(passphrase="from the Secret")
+    pods = answer(200, {"items": [pod("p", 1, status())]})
+    api.side_effect = [pods, secret(passphrase="from the Secret"), pods, pods, answer(200, {})]
     assert Stack.from_parameters(PARAMETERS)._passphrase == "from the Secret"
-    given = Stack.from_parameters({**PARAMETERS, "admin_passphrase": "given"})
-    assert given._passphrase == "given"
-    api.read_namespaced_secret.return_value = space(data={})
+    assert Stack.from_parameters({**PARAMETERS, "admin_passphrase": "given"})._passphrase == "given"
     with pytest.raises(InputError, match="no Secret cozy-operator with a key 'passphrase'"):
         Stack.from_parameters(PARAMETERS)
 
 
 def test_context_of_an_instance_is_not_the_one_of_the_kubeconfig(api: mock.Mock) -> None:
-    api.list_namespaced_pod.return_value = space(items=[])
+    api.return_value = answer(200, {"items": []})
     result = run_module(cozy_instance.main, domain="alice.cozy.test", context="family", kubeconfig="/nowhere")
     assert "there is none at all" in result["msg"]
     kubernetes.config.new_client_from_config.assert_called_once_with(config_file="/nowhere", context=None)
@@ -202,7 +212,7 @@ def reply(code: str, body: str) -> bytes:
 
 def stack_over(api: mock.Mock, *forwards: Forward | Exception) -> Stack:
     """A stack in a pod that these port-forwards lead to, one after the other."""
-    steps = mock.patch.object(_port_forward, "portforward", side_effect=list(forwards))
+    steps = mock.patch.object(_port_forward, "portforward_call", side_effect=list(forwards))
     steps.start()
     return Stack(PodRoute(find(api, pod("p", 1, status())), 5.0), "x")
 
