@@ -47,8 +47,10 @@ def install_venv_support() -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sys.exit(f"{sys.executable} cannot make environments: it has no ensurepip. On Debian install {package}.")
     print(f"installing {package}", flush=True)
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "-qq", "update"], check=True)
-    subprocess.run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", package], check=True)
+    install = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "install", "-y", "--no-install-recommends", package]
+    subprocess.run(install, check=True, env=quiet, stdout=subprocess.DEVNULL)
 
 
 def pip_install(python: Path) -> None:
