@@ -12,6 +12,7 @@ import typing as t
 from urllib.parse import quote
 
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import Answer, Stack
+from ansible_collections.kubecozy.homelab.plugins.module_utils._couchdb import CouchDB
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import ApiError, CozyError, InputError
 
 SETTINGS_SCOPE = "io.cozy.settings"
@@ -174,10 +175,14 @@ class Instance:
 
     :param check: look only, write nothing.
     :param wait: seconds to wait for a creation that runs already.
+    :param couchdb: gives the CouchDB to remove leftover databases from; None to leave them.
     """
 
-    def __init__(self, stack: Stack, wish: Wish, check: bool, wait: float) -> None:
+    def __init__(
+        self, stack: Stack, wish: Wish, check: bool, wait: float, couchdb: t.Callable[[], CouchDB] | None
+    ) -> None:
         self._stack = stack
+        self._couchdb = couchdb
         self._wish = wish
         self._check = check
         self._wait = wait
@@ -293,6 +298,9 @@ class Instance:
             parameters["DiskQuota"] = str(wish.quota)
         if wish.passphrase:
             parameters["Passphrase"] = wish.passphrase
+        return self._post(parameters)
+
+    def _post(self, parameters: dict[str, str]) -> Found:
         what = f"Creating the instance {self.domain}"
         answer = self._stack.admin("POST", "/instances", what, parameters)
         if answer.status == 201:
@@ -303,17 +311,29 @@ class Instance:
         if error.status == 409 and error.title != "conflict":
             found, hollow = self._settled(self.find())
             if found is None:
-                raise CozyError(f"{what}: one of its aliases ({', '.join(wish.aliases or [])}) is taken already.")
+                raise CozyError(f"{what}: one of its aliases ({', '.join(self._wish.aliases or [])}) is taken already.")
             return self._whole(found, hollow)
         # Databases of that name are there without an instance: another creation is running, or one died.
         found = self._awaited()
-        if found is None:
+        if found is not None:
+            return found
+        prefix = database_prefix(self.domain)
+        if self._couchdb is None:
             raise CozyError(
                 f"{what}: an earlier creation was cut off and left databases behind, and none is running any more"
-                f" (waited {self._wait:.0f} s). Remove the databases whose names begin with"
-                f" '{database_prefix(self.domain)}/' from CouchDB, then run this again."
+                f" (waited {self._wait:.0f} s). Say remove_leftovers=true, or remove the databases with names in"
+                f" '{prefix}/' from CouchDB yourself, then run this again."
             )
-        return found
+        couchdb = self._couchdb()
+        leftovers = couchdb.databases(prefix)
+        if not leftovers:
+            raise error
+        for name in leftovers:
+            couchdb.remove(name)
+        self.changes.insert(0, "leftover databases removed")
+        # Once: what was removed can't be in the way again.
+        self._couchdb = None
+        return self._post(parameters)
 
     def _whole(self, found: Found, hollow: bool) -> Found:
         if hollow:

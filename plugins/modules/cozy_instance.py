@@ -17,7 +17,7 @@ description:
   - An instance is one person's Cozy, with a domain of its own.
   - Reads first, and writes only what differs. An option that is left out leaves its setting as it is.
   - An instance whose creation was cut off before it got its folder is recognised, and made anew. Databases that were
-    left behind without an instance are named in the error; they are not removed.
+    left behind without an instance are named in the error, and removed only with O(remove_leftovers=true).
 extends_documentation_fragment:
   - kubecozy.homelab._attributes
   - kubecozy.homelab._attributes.actiongroup_cozy
@@ -97,6 +97,24 @@ options:
     description: Seconds to wait for a creation that seems to run already, before taking it for one that was cut off.
     type: int
     default: 20
+  remove_leftovers:
+    description:
+      - Whether to remove databases that a cut-off creation of this instance left behind, when no creation is running
+        any more and there is no such instance. They never held anything of a person.
+      - CouchDB is reached by a port-forward too, or by O(couchdb_url).
+    type: bool
+    default: false
+  couchdb_label_selector:
+    description: Labels of CouchDB's pod.
+    type: str
+    default: app.kubernetes.io/name=cozy-couchdb
+  couchdb_secret:
+    description: Secret with CouchDB's credentials, as the role C(couchdb) leaves it.
+    type: str
+    default: cozy-couchdb
+  couchdb_url:
+    description: URL of CouchDB with its credentials, if O(admin_url) is used.
+    type: str
 seealso:
   - module: kubecozy.homelab.cozy_app
 """
@@ -184,9 +202,11 @@ onboarding_link:
 """
 
 import typing as t
+from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import API_ARGUMENTS, API_TOGETHER, Stack
+from ansible_collections.kubecozy.homelab.plugins.module_utils._couchdb import CouchDB
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError
 from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import Instance, Wish
 
@@ -218,6 +238,10 @@ def main() -> None:
             "feature_sets": {"type": "list", "elements": "str"},
             "onboarding_link": {"type": "bool", "default": False},
             "wait": {"type": "int", "default": 20},
+            "remove_leftovers": {"type": "bool", "default": False},
+            "couchdb_label_selector": {"type": "str", "default": "app.kubernetes.io/name=cozy-couchdb"},
+            "couchdb_secret": {"type": "str", "default": "cozy-couchdb", "no_log": False},
+            "couchdb_url": {"type": "str", "no_log": True},
         },
         required_together=API_TOGETHER,
         supports_check_mode=True,
@@ -226,8 +250,9 @@ def main() -> None:
     try:
         wish = Wish.from_parameters(module.params)
         stack = Stack.from_parameters(module.params)
+        couchdb = partial(CouchDB.from_parameters, module.params) if module.params["remove_leftovers"] else None
         try:
-            instance = Instance(stack, wish, module.check_mode, module.params["wait"])
+            instance = Instance(stack, wish, module.check_mode, module.params["wait"], couchdb)
             if module.params["state"] == "absent":
                 instance.absent()
             else:

@@ -209,6 +209,7 @@ def test_leftover_databases_are_named_and_left_alone() -> None:
     message = play(script, domain="abort1.cozy.test", wait=5)["msg"]
     assert f"'{database_prefix('abort1.cozy.test')}/'" in message
     assert "none is running any more (waited 5 s)" in message
+    assert "remove_leftovers=true" in message
 
 
 def test_creation_by_someone_else_in_between_is_taken_over() -> None:

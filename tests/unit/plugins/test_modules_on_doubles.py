@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubecozy.homelab.plugins.module_utils._couchdb import CouchDB
+from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError
 from ansible_collections.kubecozy.homelab.plugins.modules import (
     cozy_admin_passphrase,
     cozy_app,
@@ -174,6 +177,20 @@ def test_stack_that_dies_during_a_creation(world: World, moment: str) -> None:
         world.instance(domain=domain, state="absent")
     else:
         assert "left databases behind" in again["msg"]
+        url = f"http://cozy:couch-secret@127.0.0.1:{world.couch_port}"
+        wish: dict[str, Any] = {"domain": domain, "wait": 1, "remove_leftovers": True, "couchdb_url": url}
+        assert world.instance(**wish)["changes"] == ["leftover databases removed", "created"]
+        assert not world.instance(**wish)["changed"]
+        world.instance(domain=domain, state="absent")
+
+
+def test_couchdb_that_refuses_is_asked_once(world: World) -> None:
+    couchdb = CouchDB(lambda: HTTPConnection("127.0.0.1", world.couch_port), "cozy", "wrong")
+    with pytest.raises(CozyError, match="refuses the credentials"):
+        couchdb.databases("cozy00")
+    couchdb = CouchDB(lambda: HTTPConnection("127.0.0.1", free_port()), "cozy", "wrong")
+    with pytest.raises(CozyError, match="CouchDB does not answer"):
+        couchdb.databases("cozy00")
 
 
 def test_each_trouble_has_its_own_message(world: World) -> None:
