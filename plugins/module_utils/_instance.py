@@ -103,7 +103,11 @@ class Found(t.NamedTuple):
     @classmethod
     def of(cls, answer: Answer) -> Found:
         """Read from an answer, leaving out what is secret."""
-        data = answer.json()["data"]
+        return cls.read(answer.json()["data"])
+
+    @classmethod
+    def read(cls, data: dict[str, t.Any]) -> Found:
+        """Read from one item of an answer, leaving out what is secret."""
         attributes = {key: data["attributes"][key] for key in SHOWN if key in data["attributes"]}
         return cls(data["meta"]["rev"], attributes)
 
@@ -117,6 +121,24 @@ class Found(t.NamedTuple):
         """In bytes; None for unlimited."""
         text = self.attributes.get("disk_quota")
         return int(text) if text else None
+
+
+def all_instances(stack: Stack) -> list[Found]:
+    """Every instance of a stack, by domain.
+
+    :raises CozyError: if the stack does not list them.
+    """
+    what = "Listing the instances"
+    found: list[Found] = []
+    path: str | None = "/instances"
+    while path:
+        answer = stack.admin("GET", path, what)
+        if answer.status != 200:
+            raise answer.error(what)
+        page = answer.json()
+        found += [Found.read(data) for data in page["data"]]
+        path = (page.get("links") or {}).get("next")
+    return sorted(found, key=lambda instance: str(instance.attributes.get("domain")))
 
 
 class Wish(t.NamedTuple):
@@ -321,8 +343,8 @@ class Instance:
         if self._couchdb is None:
             raise CozyError(
                 f"{what}: an earlier creation was cut off and left databases behind, and none is running any more"
-                f" (waited {self._wait:.0f} s). Say remove_leftovers=true, or remove the databases with names in"
-                f" '{prefix}/' from CouchDB yourself, then run this again."
+                f" (waited {self._wait:.0f} s). Say remove_leftovers=true, or remove all databases named"
+                f" '{prefix}/...' from CouchDB yourself, then run this again."
             )
         couchdb = self._couchdb()
         leftovers = couchdb.databases(prefix)
@@ -489,4 +511,13 @@ class Instance:
             raise answer.error(what)
 
 
-__all__ = ("Found", "Instance", "Wish", "database_prefix", "normal_domain", "password_proof", "quota_bytes")
+__all__ = (
+    "Found",
+    "Instance",
+    "Wish",
+    "all_instances",
+    "database_prefix",
+    "normal_domain",
+    "password_proof",
+    "quota_bytes",
+)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import InputError
@@ -16,7 +17,7 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import 
     quota_bytes,
 )
 from ansible_collections.kubecozy.homelab.plugins.module_utils._keys import ScryptLine
-from ansible_collections.kubecozy.homelab.plugins.modules import cozy_instance
+from ansible_collections.kubecozy.homelab.plugins.modules import cozy_instance, cozy_instance_info
 
 from tests.unit.plugins.module_helper import run_module
 from tests.unit.plugins.stack_script import PASSPHRASE, Answer, Plain, Script
@@ -207,7 +208,7 @@ def test_leftover_databases_are_named_and_left_alone() -> None:
         *[(f"GET admin {path}", "abort1-get")] * 6,
     )
     message = play(script, domain="abort1.cozy.test", wait=5)["msg"]
-    assert f"'{database_prefix('abort1.cozy.test')}/'" in message
+    assert f"{database_prefix('abort1.cozy.test')}/" in message
     assert "none is running any more (waited 5 s)" in message
     assert "remove_leftovers=true" in message
 
@@ -341,6 +342,33 @@ def test_rotated_passphrase_that_never_arrives_is_given_up() -> None:
     script = Script(*[(ALICE, "admin-secret-rotated-live-old")] * 32)
     script.lines = [str(ScryptLine.make(PASSPHRASE))] * 32
     assert "subPath" in play(script)["msg"]
+
+
+# ---- the list
+
+
+def test_list_goes_through_all_pages_and_shows_no_secret() -> None:
+    first = json.loads(Answer("instances-list-page-limit").body)
+    script = Script(
+        ("GET admin /instances", Plain(200, json.dumps(first))),
+        (f"GET admin {unquote(first['links']['next'])}", "instances-list-2"),
+    )
+    with script.played():
+        result = run_module(cozy_instance_info.main)
+    assert [instance["domain"] for instance in result["instances"]] == [
+        "-x",
+        "alice.cozy.test",
+        "alice.cozy.test",
+        "bob.cozy.test",
+    ]
+    assert not any(secret in json.dumps(result) for secret in SECRETS)
+
+
+def test_list_of_nothing_and_of_a_broken_stack() -> None:
+    with Script(("GET admin /instances", "instances-list-empty")).played():
+        assert run_module(cozy_instance_info.main)["instances"] == []
+    with Script(("GET admin /instances", "instances-couch-stopped")).played():
+        assert "can't reach CouchDB" in run_module(cozy_instance_info.main)["msg"]
 
 
 # ---- small parts
