@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab import ca, netns, store
+from lab import ca, netns, network, store
 from lab.model import APT_PROXY_PORT, HOSTS, MACHINES, OUTSIDE_DNS, Host, LabError, state_dir
 from lab.process import Service, run, wait_until
 
@@ -174,8 +174,8 @@ def start(host: Host) -> None:
     service = _service(host.name)
     if service.pid is not None:
         return
-    _end_processes(host.name)  # of a life that was cut off
-    _remove_cgroups(host.name)
+    power_cut(host)  # ends what is left of a life that was cut off
+    network.up()
     folders = _make_cgroups(host.name)
     command: list[str | Path] = ["systemd-nspawn", "-q", "-D", store.disk(host.name), "-M", host.name]
     command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off", "--timezone=off"]
@@ -223,8 +223,7 @@ def wait_booted(hosts: Iterable[Host]) -> float:
 def stop(host: Host) -> None:
     """Shut a machine down in order (SIGTERM makes nspawn ask its init to power off)."""
     _service(host.name).stop(signal.SIGTERM, _SHUTDOWN_SECONDS)
-    _end_processes(host.name)
-    _remove_cgroups(host.name)
+    power_cut(host)
 
 
 def power_cut(host: Host) -> None:
@@ -232,6 +231,7 @@ def power_cut(host: Host) -> None:
     _service(host.name).stop(signal.SIGKILL)
     _end_processes(host.name)
     _remove_cgroups(host.name)
+    network.unplug(host)
 
 
 def delete(host: Host) -> None:

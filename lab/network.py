@@ -159,6 +159,12 @@ def up() -> None:
         _namespace(host.namespace, functools.partial(_connect, host))
 
 
+def unplug(host: Host) -> None:
+    """Take a host's namespace away: a machine that goes off leaves no interface of its own making behind."""
+    if host.namespace in namespaces():
+        run("ip", "netns", "del", host.namespace)
+
+
 def down() -> None:
     """Remove every namespace that was made here, and with it its interfaces."""
     for name in namespaces():
