@@ -83,7 +83,9 @@ class Prober:
         connection = _Connection(url.hostname, port, self._address or url.hostname, context, timeout)
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         try:
-            connection.request("GET", path, headers={"Accept": "text/html, application/json;q=0.9, */*;q=0.8"})
+            # The host as the URL names it: http.client would add the port, and cozy-stack knows no such instance then.
+            headers = {"Host": url.netloc.rpartition("@")[2], "Accept": "text/html, */*;q=0.8"}
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             body = response.read(LONGEST_BODY).decode(errors="replace")
         except (OSError, http.client.HTTPException) as exc:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from ansible_collections.kubecozy.homelab.plugins.modules import web_probe
@@ -125,6 +127,14 @@ def test_pages_are_asked_for_by_name(plain: Server) -> None:
     assert not result["changed"]
     host = f"cozy.example.com:{plain.server.server_port}"
     assert plain.seen == [(host, "/version"), (host, "/login")]
+
+
+def test_host_has_a_port_only_if_the_url_has_one(secure: Server, authority: Path) -> None:
+    real = socket.create_connection
+    with mock.patch("socket.create_connection", lambda _to, seconds: real(secure.server.server_address, seconds)):
+        check = {"url": "https://cozy.example.com/"}
+        assert not probe(check, ca_path=str(authority / "ca.crt")).get("failed")
+    assert secure.seen == [("cozy.example.com", "/")]
 
 
 def test_waits_and_asks_only_for_what_was_wrong(plain: Server) -> None:
