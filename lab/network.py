@@ -108,8 +108,13 @@ def _namespace(name: str, configure: Callable[[], None]) -> None:
 
 
 def _plug(namespace: str, bridge: str, interface: str, address: str, port: str) -> None:
-    """A cable: an interface with an address on one side, a port of the bridge on the other."""
-    run("ip", "link", "add", interface, "netns", namespace, "type", "veth", "peer", "name", port, "netns", SWITCH)
+    """A cable: an interface with an address on one side, a port of the bridge on the other.
+
+    The interface keeps its hardware address over power cuts, as a real one does: neighbours remember it.
+    """
+    hardware = "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
+    made = ("ip", "link", "add", interface, "netns", namespace, "address", hardware)
+    run(*made, "type", "veth", "peer", "name", port, "netns", SWITCH)
     run("ip", "-n", SWITCH, "link", "set", port, "master", bridge, "up")
     run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", interface)
     run("ip", "-n", namespace, "link", "set", interface, "up")
