@@ -130,8 +130,8 @@ def test_pages_are_asked_for_by_name(plain: Server) -> None:
 
 
 def test_host_has_a_port_only_if_the_url_has_one(secure: Server, authority: Path) -> None:
-    real = socket.create_connection
-    with mock.patch("socket.create_connection", lambda _to, seconds: real(secure.server.server_address, seconds)):
+    real, here = socket.create_connection, ("127.0.0.1", secure.server.server_port)
+    with mock.patch("socket.create_connection", lambda _to, seconds: real(here, seconds)):
         check = {"url": "https://cozy.example.com/"}
         assert not probe(check, ca_path=str(authority / "ca.crt")).get("failed")
     assert secure.seen == [("cozy.example.com", "/")]
