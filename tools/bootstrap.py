@@ -33,7 +33,8 @@ def environment_dir() -> Path:
     """Return where the environment for these requirements and this Python lies, made or not."""
     digest = hashlib.sha256(f"{sys.version}\n{Path(sys.executable).resolve()}\n".encode())
     for name in REQUIREMENTS:
-        digest.update((TOP / name).read_bytes())
+        lines = (TOP / name).read_text().splitlines()
+        digest.update("\n".join(line for line in lines if not line.startswith("#")).encode())
     return cache_dir() / f"venv-{digest.hexdigest()[:12]}"
 
 

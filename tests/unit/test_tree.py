@@ -71,3 +71,13 @@ def test_user_requirements_carry_what_plugins_import() -> None:
     imported = set(re.findall(r"^\s*(?:import|from) ([A-Za-z_]\w*)", text, re.MULTILINE)) - standard
     third = imported - set(sys.stdlib_module_names)
     assert {known.get(name, name) for name in third} <= set(required)
+
+
+def test_collections_in_use_are_named() -> None:
+    """Whoever installs from Galaxy gets every collection that a role or a playbook uses, and no other."""
+    pattern = re.compile(r"\b((?:community|kubernetes|ansible|containers)\.[a-z_]+)\.[a-z_]+\b")
+    files = [path for folder in ("playbooks", "roles") for path in sorted((TOP / folder).rglob("*.yml"))]
+    used = {name for path in files for name in pattern.findall(path.read_text())} - {"ansible.builtin"}
+    galaxy = load(TOP / "galaxy.yml")["dependencies"]
+    assert used == galaxy.keys()
+    assert {entry["name"]: entry["version"] for entry in load(TOP / "requirements.yml")["collections"]} == galaxy
