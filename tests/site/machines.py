@@ -16,7 +16,7 @@ from typing import Any
 
 from lab import store
 from lab.machines import ssh_command
-from lab.model import DOMAIN, MACHINES, state_dir
+from lab.model import DOMAIN, HOSTS, MACHINES, state_dir
 from tests.site import files, playbook
 from tests.site.playbook import TrialError
 
@@ -95,7 +95,7 @@ def ask(host: str, *words: str, module: str = "tests.site.probe") -> Any:
     Raises:
         TrialError: it failed.
     """
-    command = [sys.executable, "-m", "lab", "exec", host, "--", sys.executable, "-m", module, *words]
+    command = ["ip", "netns", "exec", HOSTS[host].namespace, sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=playbook.TOP, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TrialError(

@@ -69,7 +69,7 @@ def http_answer(url: str, address: str | None = None) -> dict[str, Any]:
             sock = secure
         connection.sock = sock
         try:
-            connection.request("GET", parts.path or "/")
+            connection.request("GET", parts.path or "/", headers={"Host": parts.netloc})
             answer = connection.getresponse()
             seen["status"] = answer.status
             seen["location"] = answer.getheader("location", "")
