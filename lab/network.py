@@ -30,6 +30,7 @@ from lab.process import run
 
 SWITCH = PREFIX + "switch"
 ROUTER = PREFIX + "router"
+_MODULES = ("br_netfilter", "overlay", "vxlan", "nf_conntrack")
 _NAMESPACES = Path("/run/netns")
 _OVERLAYS = Path("/etc/netns")
 
@@ -156,8 +157,16 @@ def _connect(host: Host) -> None:
             run("ip", "-n", host.namespace, "addr", "add", f"{address}/24", "dev", "eth0")
 
 
+def _load_modules() -> None:
+    """Load what the machines need of their common kernel: they have no modules of their own to load."""
+    missing = [name for name in _MODULES if not Path("/sys/module", name).exists()]
+    if missing:
+        run("modprobe", "--all", *missing, check=False)  # built in without a trace, or missed by a role that says so
+
+
 def up() -> None:
     """Make what is missing of the networks."""
+    _load_modules()
     _namespace(SWITCH, _bridges)
     _namespace(ROUTER, _routing)
     for host in HOSTS.values():
