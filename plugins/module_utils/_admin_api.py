@@ -223,12 +223,12 @@ class Stack:
         parameters: dict[str, str] | None = None,
         body: t.Any = None,
     ) -> Answer:
-        """One call of the admin API, whose answer may be an error other than those of the passphrase and CouchDB.
+        """One call of the admin API, whose answer may be an error other than those of the passphrase.
 
         :param what: what is being done, for messages.
         :param parameters: go into the query string: cozy-stack reads them nowhere else.
         :param body: sent as JSON, if not None.
-        :raises CozyError: if the stack is down, refuses the passphrase, or has lost CouchDB.
+        :raises CozyError: if the stack is down or refuses the passphrase.
         """
         credentials = base64.b64encode(f":{self._passphrase}".encode()).decode()
         # The stack never asks for credentials (no WWW-Authenticate): they are sent at once.
@@ -250,8 +250,6 @@ class Stack:
                 f"{what}: cozy-stack has no file cozy-admin-passphrase. The Secret that holds it is not mounted"
                 " below /etc/cozy, or lost its key: run the role cozy_stack again."
             )
-        if answer.status == 503:
-            raise answer.error(what)
         return answer
 
     def _refused_for_now(self, answer: Answer, deadline: float) -> bool:

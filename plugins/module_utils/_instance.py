@@ -273,8 +273,11 @@ class Instance:
         return f"https://{self.domain}/?registerToken={token}" if token else None
 
     def _register_token(self) -> str | None:
-        answer = self._stack.admin("GET", self._path, f"Reading the instance {self.domain}")
-        token = answer.json()["data"]["attributes"].get("register_token") if answer.status == 200 else None
+        what = f"Reading the instance {self.domain}"
+        answer = self._stack.admin("GET", self._path, what)
+        if answer.status != 200:
+            raise answer.error(what)
+        token = answer.json()["data"]["attributes"].get("register_token")
         return base64.b64decode(token).hex() if token else None
 
     def _settled(self, found: Found | None) -> tuple[Found | None, bool]:

@@ -200,11 +200,15 @@ def test_creation_under_way_is_waited_for() -> None:
     assert play(script, domain="gone.cozy.test")["instance"]["domain"] == "gone.cozy.test"
 
 
-def test_leftover_databases_are_named_and_left_alone() -> None:
+CONFLICT = Plain(409, '{"errors":[{"status":"409","title":"conflict","detail":"Document update conflict."}]}')
+
+
+@pytest.mark.parametrize("refusal", ["abort1-create-again", CONFLICT])
+def test_leftover_databases_are_named_and_left_alone(refusal: str | Answer) -> None:
     path = "/instances/abort1.cozy.test"
     script = Script(
         (f"GET admin {path}", "abort1-get"),
-        ("POST admin /instances?Domain=abort1.cozy.test", "abort1-create-again"),
+        ("POST admin /instances?Domain=abort1.cozy.test", refusal),
         *[(f"GET admin {path}", "abort1-get")] * 6,
     )
     message = play(script, domain="abort1.cozy.test", wait=5)["msg"]
