@@ -113,6 +113,7 @@ def _plug(namespace: str, bridge: str, interface: str, address: str, port: str) 
 
     The interface keeps its hardware address over power cuts, as a real one does: neighbours remember it.
     """
+    run("ip", "-n", SWITCH, "link", "del", port, check=False)  # of a namespace that the kernel has not taken down yet
     hardware = "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
     made = ("ip", "link", "add", interface, "netns", namespace, "address", hardware)
     run(*made, "type", "veth", "peer", "name", port, "netns", SWITCH)

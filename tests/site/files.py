@@ -35,14 +35,17 @@ def _walk(root: Path, moving: frozenset[str]) -> Iterator[tuple[str, os.stat_res
 def picture(root: Path, moving: tuple[str, ...] = _MOVING) -> dict[str, tuple[int, ...]]:
     """Mode, owner, size and time of change of every file below a folder: any writing changes one of them.
 
+    Folders by mode and owner only: what comes or goes in one is seen by its own name, or is left out on purpose.
+
     Args:
         root: the folder.
         moving: paths below it that are left out.
     """
-    return {
-        name: (state.st_mode, state.st_uid, state.st_gid, state.st_size, state.st_mtime_ns)
-        for name, state in _walk(root, frozenset(moving))
-    }
+    found: dict[str, tuple[int, ...]] = {}
+    for name, state in _walk(root, frozenset(moving)):
+        owned = (state.st_mode, state.st_uid, state.st_gid)
+        found[name] = owned if stat.S_ISDIR(state.st_mode) else (*owned, state.st_size, state.st_mtime_ns)
+    return found
 
 
 def machine(name: str) -> dict[str, tuple[int, ...]]:
