@@ -10,12 +10,13 @@ python -m tests.site bench PART          how long it takes
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
-from lab.model import LabError
+from lab.model import LabError, state_dir
 from tests.site import bench, machines, scenario, soak, trials
 from tests.site.playbook import TrialError
 from tests.site.recap import RecapError
@@ -35,7 +36,12 @@ def main() -> int:
         return 2
     begin = time.monotonic()
     try:
-        known[title]()
+        with (state_dir() / "trial.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            known[title]()
+    except BlockingIOError:
+        print(f"FAILED {title}: another trial has the machines", flush=True)
+        return 1
     except (TrialError, RecapError, LabError) as error:
         print(f"FAILED {title}: {error}", flush=True)
         return 1
