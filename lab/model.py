@@ -15,8 +15,6 @@ from pathlib import Path
 PREFIX = "kc-"
 """Namespaces are named so that they cannot clash with those of other programs."""
 
-LAN = "10.77.0.0/24"
-WAN = "198.18.0.0/24"
 ROUTER_LAN = "10.77.0.1"
 ROUTER_WAN = "198.18.0.10"
 HOME_DNS = "10.77.0.5"
