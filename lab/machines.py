@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lab import ca, netns, network, store
+from lab.artefacts.debian import SUITE
+from lab.artefacts.host import mirrors
 from lab.model import APT_PROXY_PORT, HOSTS, MACHINES, OUTSIDE_DNS, Host, LabError, state_dir
 from lab.process import Service, run, wait_until
 
@@ -38,6 +40,33 @@ ExecStart=/bin/sh -c 'for c in /sys/fs/cgroup /sys/fs/cgroup/*/; do \
 if mountpoint -q "$c"; then mount -o remount,bind,rw "$c"; fi; done; mount --make-rshared /'
 """
 
+# Ending a user's manager takes systemd two minutes in a container with version 1 cgroups, and a login meanwhile waits.
+_LOGIND = """\
+[Login]
+UserStopDelaySec=infinity
+"""
+
+_SOURCES = """\
+Types: deb
+URIs: {packages}
+Suites: {suite} {suite}-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: {security}
+Suites: {suite}-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+
+
+def _sources() -> str:
+    known = mirrors()
+    # The package proxy reads https mirrors itself when they are named so.
+    packages, security = (url.replace("https://", "http://HTTPS///") for url in (known.packages, known.security))
+    return _SOURCES.format(packages=packages, security=security, suite=SUITE)
+
 
 def _service(name: str) -> Service:
     return Service(f"machine-{name}")
@@ -56,6 +85,11 @@ def _prepare_base(root: Path) -> None:
     (root / "usr/local/share/ca-certificates/lab.crt").write_bytes(ca.root().read_bytes())
     run("chroot", root, "update-ca-certificates")
     (root / "etc/apt/apt.conf.d/01proxy").write_text(f'Acquire::http::Proxy "http://{OUTSIDE_DNS}:{APT_PROXY_PORT}";\n')
+    (root / "etc/apt/sources.list").unlink(missing_ok=True)
+    (root / "etc/apt/sources.list.d/debian.sources").write_text(_sources())
+    logind = root / "etc/systemd/logind.conf.d/lab.conf"
+    logind.parent.mkdir(exist_ok=True)
+    logind.write_text(_LOGIND)
     keys = root / "root/.ssh/authorized_keys"
     keys.parent.mkdir(mode=0o700, exist_ok=True)
     keys.write_bytes(key_file().with_suffix(".pub").read_bytes())
@@ -69,7 +103,7 @@ def _prepare_base(root: Path) -> None:
 
 
 def _base(source: Path) -> Path:
-    made_by = (inspect.getsource(_prepare_base), _UNIT)
+    made_by = (inspect.getsource(_prepare_base), _UNIT, _LOGIND, _sources())
     parts = (str(source.resolve()), ca.root().read_text(), key_file().read_text(), *made_by)
     return store.base(source, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12], _prepare_base)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from .host import mirrors
 from .parts import Lane, Recipe, run
 
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
 
 # What a Debian installation with "SSH server" and "standard system utilities" has, as far as anybody here can notice.
 MACHINE_PACKAGES = (
@@ -30,21 +30,6 @@ IMAGE_PACKAGES = (
     "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "python3-yaml", "tzdata",
 )  # fmt: skip
 
-SOURCES = f"""\
-Types: deb
-URIs: {MIRROR}
-Suites: {SUITE} {SUITE}-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: {SUITE}-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-"""
-
-
 @dataclass(frozen=True)
 class DebianRoot(Recipe):
     """A root tree by debootstrap: `root/` in the part's folder."""
@@ -53,7 +38,6 @@ class DebianRoot(Recipe):
     packages: tuple[str, ...]
     machine: bool
     suite: str = SUITE
-    sources: str = SOURCES
 
     def build(self, target: Path, parts: Mapping[str, Path]) -> None:
         """Needs root, debootstrap and the machine's Debian mirror."""
@@ -62,7 +46,7 @@ class DebianRoot(Recipe):
         # Its own namespaces: debootstrap's mounts and processes end with it, however it ends.
         run(
             ["env", "-u", "TMPDIR", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-             "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, MIRROR],
+             "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, mirrors().packages],
             env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev"):
@@ -72,8 +56,6 @@ class DebianRoot(Recipe):
             (root / folder).mkdir(parents=True)
         if not self.machine:
             return
-        (root / "etc/apt/sources.list").unlink(missing_ok=True)
-        (root / "etc/apt/sources.list.d/debian.sources").write_text(self.sources)
         # Every machine makes or is given its own.
         for key in (root / "etc/ssh").glob("ssh_host_*"):
             key.unlink()

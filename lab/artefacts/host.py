@@ -1,17 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the kubecozy authors
-"""Debian packages this machine needs to build and run the lab."""
+"""This machine: the Debian packages it needs to build and run the lab, and where it has them from."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from .parts import ArtefactError, Report, run
 
 LIST = Path(__file__).parents[1] / "packages.txt"
 """One package a line; `#` begins a comment."""
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Where this machine has Debian's packages from.
+
+    Attributes:
+        packages: base URL of the archive `Debian`.
+        security: base URL of the archive `Debian-Security`.
+    """
+
+    packages: str
+    security: str
 
 
 def wanted() -> list[str]:
@@ -47,3 +62,31 @@ def ensure_packages(report: Report) -> None:
     finally:
         if ours:
             policy.unlink(missing_ok=True)
+
+
+def _mirrors() -> dict[str, str]:
+    """The first URL of each archive in apt's lists, by the archive's label. Source: apt-get(8), indextargets."""
+    found: dict[str, str] = {}
+    for line in run(["apt-get", "indextargets", "--format", "$(LABEL) $(SITE)", "Created-By: Packages"]).splitlines():
+        label, _, url = line.partition(" ")
+        if url.startswith("mirror+file:"):
+            urls = Path(url.removeprefix("mirror+file:")).read_text(encoding="utf-8").split()
+            url = next((word for word in urls if "://" in word), "")
+        if url.startswith(("http://", "https://")):
+            found.setdefault(label, url.rstrip("/"))
+    return found
+
+
+@cache
+def mirrors() -> Mirrors:
+    """What apt is set up with here. Debian's lists are fetched when there are none yet.
+
+    Raises ArtefactError when apt knows no mirror of Debian or of its security updates, reached by http or https.
+    """
+    found = _mirrors()
+    if {"Debian", "Debian-Security"} - set(found):
+        run(["apt-get", "update", "-q"])
+        found = _mirrors()
+    if missing := sorted({"Debian", "Debian-Security"} - set(found)):
+        raise ArtefactError(f"apt's sources hold no http(s) mirror of {' and '.join(missing)}: complete /etc/apt/sources.list.d")
+    return Mirrors(found["Debian"], found["Debian-Security"])
