@@ -23,6 +23,7 @@ FLANNEL = "0.28.9"
 FLANNEL_CNI = "1.9.1-flannel3"
 PAUSE = "3.10.2"
 HELM = "4.3.1"
+HELM3 = "3.22.0"
 METALLB = "0.16.1"
 INGRESS_NGINX = "1.11.0"
 INGRESS_NGINX_CHART = "4.11.0"
@@ -67,6 +68,7 @@ PROGRAMS = (
     Part("coredns", GoPrograms("coredns", ("tool",))),
     Part("registry", GoPrograms("registry", (".",))),
     Part("helm", GoPrograms("helm", ("tool",), (f"helm.sh/helm/v4/internal/version.version=v{HELM}",))),
+    Part("helm3", GoPrograms("helm3", ("tool",), (f"helm.sh/helm/v3/internal/version.version=v{HELM3}",))),
     Part(
         "flannel",
         GoPrograms(
@@ -422,7 +424,6 @@ _CNI_PLUGINS = """
 _GITHUB = "github.com/{}/releases/download"
 _CONTAINERD = f"containerd-{CONTAINERD}-linux-amd64.tar.gz"
 _CNI = f"cni-plugins-linux-amd64-v{CNI}.tgz"
-_HELM = f"helm-v{HELM}-linux-amd64.tar.gz"
 WEB_FILES: tuple[Plain | Archive | Chart, ...] = (
     *(
         Plain(
@@ -450,10 +451,13 @@ WEB_FILES: tuple[Plain | Archive | Chart, ...] = (
         tuple((f"./{name}", f"cni/bin/{name}") for name in _CNI_PLUGINS.split()),
         ((f"{_CNI}.sha256", "sha256sum"),),
     ),
-    Archive(
-        f"get.helm.sh/{_HELM}",
-        (("linux-amd64/helm", "helm/bin/helm"),),
-        ((f"{_HELM}.sha256sum", "sha256sum"), (f"{_HELM}.sha256", "sha256")),
+    *(
+        Archive(
+            f"get.helm.sh/helm-v{release}-linux-amd64.tar.gz",
+            (("linux-amd64/helm", f"{part}/bin/helm"),),
+            ((f"helm-v{release}-linux-amd64.tar.gz.sha256sum", "sha256sum"),),
+        )
+        for release, part in ((HELM, "helm"), (HELM3, "helm3"))
     ),
     Chart(
         f"{_GITHUB.format('flannel-io/flannel')}/v{FLANNEL}/flannel.tgz",
@@ -487,7 +491,7 @@ WEB_FILES: tuple[Plain | Archive | Chart, ...] = (
 WEB = Part(
     "web",
     WebTree(WEB_FILES),
-    ("kubernetes", "containerd", "runc", "cni", "helm", "flannel", "metallb", "ingress-nginx", "cert-manager"),
+    ("kubernetes", "containerd", "runc", "cni", "helm", "helm3", "flannel", "metallb", "ingress-nginx", "cert-manager"),
 )
 
 # -------------------------------------------------------------------------------------------------- the lab's own
