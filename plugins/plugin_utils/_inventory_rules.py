@@ -190,7 +190,11 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _upstreams,
         _paths,
         _storage,
+        _mail,
+        _mail_page,
         _instances,
+        _contexts,
+        _flat_names,
     )
     return list(dict.fromkeys(problem for rule in rules for problem in rule(inventory)))
 
@@ -582,6 +586,121 @@ def _storage(inventory: Inventory) -> Problems:
     path = inventory.site("homelab_storage_path")
     if not isinstance(path, Missing) and not (isinstance(path, str) and path.startswith("/") and path.strip("/")):
         yield is_value(path, "an absolute path of a folder on the machine that keeps the data", "homelab_storage_path")
+
+
+def _mail(inventory: Inventory) -> Problems:
+    kind, host = inventory.site("mail_kind"), inventory.site("mail_relay_host")
+    if kind == "relay" and (isinstance(host, Missing) or not host):
+        yield is_value(
+            host, 'the name of the mail server, such as "smtp.example.com", for mail_kind is "relay"', "mail_relay_host"
+        )
+    elif host and not isinstance(host, Missing) and kind != "relay":
+        yield is_value(
+            kind,
+            f'"relay", for mail_relay_host names a mail server ({shown(host)}), or no mail_relay_host',
+            "mail_kind",
+        )
+    elif isinstance(host, str) and (":" in host or "/" in host):
+        yield is_value(
+            host,
+            'the bare name of the mail server, such as "smtp.example.com"; the port is in mail_relay_port',
+            "mail_relay_host",
+        )
+    tls, port = inventory.site("mail_relay_tls"), inventory.site("mail_relay_port")
+    for other, only in ((465, "tls"), (587, "starttls")):
+        meant = "starttls" if isinstance(tls, Missing) else tls
+        if port == other and meant != only:
+            yield is_value(
+                tls, f'"{only}", which is what servers speak on port {other} (mail_relay_port)', "mail_relay_tls"
+            )
+    login = inventory.site("mail_relay_username")
+    if isinstance(login, str) and login:
+        if tls == "none":
+            wanted = '"starttls" or "tls": with mail_relay_username, a password would travel in the open'
+            yield is_value(tls, wanted, "mail_relay_tls")
+        given = [name for name in ("mail_relay_password", "mail_relay_password_secret") if inventory.states(name)]
+        if len(given) != 1:
+            found = "is not set" if not given else "is set beside mail_relay_password_secret"
+            wanted = "the password of mail_relay_username there, or the name of a Secret in mail_relay_password_secret"
+            yield Problem("mail_relay_password", found, wanted)
+    sender = inventory.site("mail_from")
+    if (
+        not isinstance(sender, Missing)
+        and sender != ""
+        and not (isinstance(sender, str) and values.MAIL.fullmatch(sender))
+    ):
+        yield is_value(sender, 'a mail address such as "cozy@example.com"', "mail_from")
+
+
+def _mail_page(inventory: Inventory) -> Problems:
+    name, kind = inventory.site("mail_ui_domain"), inventory.site("mail_kind")
+    if isinstance(name, Missing) or name == "":
+        return
+    fault = values.domain_fault(name)
+    if fault:
+        yield is_value(name, fault, "mail_ui_domain")
+        return
+    if kind in ("relay", "none"):
+        yield is_value(name, f'no such variable: with mail_kind "{kind}" there is no mailbox to show', "mail_ui_domain")
+    domains = _instance_domains(inventory)
+    site = inventory.site("homelab_domain")
+    if name in domains or name == site:
+        yield is_value(name, "a name of its own; this is the name of a Cozy", "mail_ui_domain")
+    elif not inventory.states("mail_ui_tls_secret") and str(name).partition(".")[2] not in (*domains, site):
+        wanted = f'a name one step below "{site}" (homelab_domain), or its certificate\'s Secret in mail_ui_tls_secret'
+        yield is_value(name, wanted, "mail_ui_domain")
+
+
+def _instance_entries(inventory: Inventory) -> c.Iterator[tuple[str, c.Mapping[str, object]]]:
+    """Return the well-formed instances, each with the subject of its problems."""
+    for name in sorted(SECRET_VARIABLES):
+        for value, _hosts in inventory.spread(name):
+            for number, entry in enumerate(value if isinstance(value, list) else [], start=1):
+                if isinstance(entry, dict):
+                    yield f"{name}, entry {number}", entry
+
+
+def _instance_domains(inventory: Inventory) -> list[str]:
+    return [str(entry.get("domain")) for _subject, entry in _instance_entries(inventory)]
+
+
+def _contexts(inventory: Inventory) -> Problems:
+    known = {"default"}
+    for name in ("cozy_stack_contexts", "cozy_stack_config"):
+        value = inventory.site(name)
+        if name == "cozy_stack_config" and isinstance(value, dict):
+            value = value.get("contexts")
+        for context in value if isinstance(value, dict) else ():
+            known.add(context)
+            if context != context.lower():
+                wanted = f'lower case, "{context.lower()}": cozy-stack reads all names in lower case'
+                yield is_value(context, wanted, f"{name}, a context")
+    for subject, entry in _instance_entries(inventory):
+        context = entry.get("context")
+        if isinstance(context, str) and context not in known:
+            wanted = f"a context that cozy_stack_contexts has ({listed(sorted(known))})"
+            yield is_value(context, wanted, f"{subject}, context")
+
+
+def _flat_names(inventory: Inventory) -> Problems:
+    if inventory.site("cozy_stack_subdomains") != "flat":
+        return
+    site = inventory.site("homelab_domain")
+    for subject, entry in _instance_entries(inventory):
+        domain = entry.get("domain")
+        if domain == site:
+            label = str(site).partition(".")[0]
+            wanted = (
+                f'a name below it, such as "alice.{site}": with flat names its applications would be at "{label}-home"'
+                " beside it, where no certificate reaches"
+            )
+            yield is_value(domain, wanted, f"{subject}, domain")
+        aliases = entry.get("aliases")
+        for key, names in (("domain", [domain]), ("aliases", aliases if isinstance(aliases, list) else [])):
+            for name in names:
+                if isinstance(name, str) and "-" in name.partition(".")[0]:
+                    wanted = "no hyphen in its first part: with flat names the application follows there (alice-home)"
+                    yield is_value(name, wanted, f"{subject}, {key}")
 
 
 def _instances(inventory: Inventory) -> Problems:
