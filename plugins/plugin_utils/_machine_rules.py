@@ -26,6 +26,8 @@ CONTROL_PLANE_PROCESSORS = 2
 CLOCK_TOLERANCE = 300
 #: Where images, pods and the cluster's data are kept.
 DATA_FOLDER = "/var/lib"
+#: Where volumes are kept when the site says nothing.
+STORAGE_FOLDER = "/var/lib/kubecozy/volumes"
 
 Facts = c.Mapping[str, object]
 
@@ -67,6 +69,7 @@ def problems_of(inventory: Inventory, facts: c.Mapping[str, Facts], needed: Requ
         found += _system(name, own, needed)
         found += _size(name, groups, own, needed)
         found += _place(inventory, name, own)
+        found += _database(inventory, name, own)
         found += _clock(name, own, now)
     found += _twins(facts)
     return list(dict.fromkeys(found))
@@ -132,6 +135,24 @@ def _place(inventory: Inventory, name: str, facts: Facts) -> Problems:
             yield is_value(str(entry), f"a range without the router ({router})", "homelab_address_pool")
 
 
+def _database(inventory: Inventory, name: str, facts: Facts) -> Problems:
+    """Judge where CouchDB keeps its files: it may lose data on NFS."""
+    stated = (inventory.site("couchdb_volume_node"), inventory.site("homelab_storage_node"))
+    machines = [value for value in stated if isinstance(value, str)] + inventory.members("workers", "control_plane")
+    if machines[:1] != [name] or inventory.site("couchdb_volume_kind") == "class":
+        return
+    path, folder = inventory.site("couchdb_volume_path"), inventory.site("homelab_storage_path")
+    if not isinstance(path, str):
+        path = f"{folder if isinstance(folder, str) else STORAGE_FOLDER}/couchdb"
+    kind = str(_mount_of(facts, path).get("fstype", ""))
+    if kind.startswith("nfs") and inventory.site("couchdb_volume_allow_nfs") is not True:
+        yield Problem(
+            f"{path} of {name}, where CouchDB keeps its data,",
+            f"is on {kind}",
+            "a disk of the machine: CouchDB may lose data on NFS (couchdb_volume_allow_nfs: true if you know better)",
+        )
+
+
 def _clock(name: str, facts: Facts, now: float) -> Problems:
     date_time = facts.get("date_time")
     epoch = _number(date_time.get("epoch")) if isinstance(date_time, dict) else None
@@ -165,13 +186,19 @@ def _number(value: object) -> int | None:
 
 def _free_disk(facts: Facts) -> int | None:
     """Return the free mebibytes where the cluster keeps its data, or None when the facts do not tell."""
+    size = _number(_mount_of(facts, DATA_FOLDER).get("size_available"))
+    return None if size is None else size // 2**20
+
+
+def _mount_of(facts: Facts, folder: str) -> c.Mapping[str, object]:
+    """Return the mount that a folder lies on, as the facts tell it; an empty one when they do not."""
     mounts = facts.get("mounts")
-    best, free = "", None
+    best: c.Mapping[str, object] = {}
     for mount in mounts if isinstance(mounts, list) else ():
         if not isinstance(mount, dict):
             continue
-        place, size = str(mount.get("mount", "")), _number(mount.get("size_available"))
-        inside = place == "/" or f"{DATA_FOLDER}/".startswith(f"{place.rstrip('/')}/")
-        if size is not None and inside and len(place) > len(best):
-            best, free = place, size // 2**20
-    return free
+        place = str(mount.get("mount", ""))
+        inside = place == "/" or f"{folder}/".startswith(f"{place.rstrip('/')}/")
+        if inside and len(place) > len(str(best.get("mount", ""))):
+            best = mount
+    return best

@@ -142,6 +142,38 @@ def test_ingress_address_of_the_router() -> None:
     ]
 
 
+ON_NFS: dict[str, object] = {
+    "mounts": [
+        {"mount": "/", "size_available": 2**40, "fstype": "ext4"},
+        {"mount": "/var/lib/kubecozy", "size_available": 2**40, "fstype": "nfs4"},
+    ]
+}
+
+
+def test_database_on_nfs() -> None:
+    site: dict[str, object] = {"homelab_storage_node": "control1"}
+    assert judge(ON_NFS, site) == [
+        (
+            "/var/lib/kubecozy/volumes/couchdb of control1, where CouchDB keeps its data, is on nfs4: expected a disk"
+            " of the machine: CouchDB may lose data on NFS (couchdb_volume_allow_nfs: true if you know better)"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {},
+        {"homelab_storage_node": "control1", "couchdb_volume_allow_nfs": True},
+        {"homelab_storage_node": "control1", "couchdb_volume_kind": "class"},
+        {"homelab_storage_node": "control1", "couchdb_volume_path": "/srv/couchdb"},
+        {"homelab_storage_node": "control1", "couchdb_volume_node": "worker1"},
+    ],
+)
+def test_database_elsewhere(site: dict[str, object]) -> None:
+    assert judge(ON_NFS, site) == []
+
+
 def test_machine_without_facts() -> None:
     found = machine_rules.problems_of(inventory(), {"worker1": facts("192.168.1.12")}, NEEDED, NOW)
     assert [str(problem) for problem in found] == [
