@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.site import cozy, knock
+from tests.site import cluster, cozy, knock
 from tests.site.playbook import TrialError
 
 
@@ -94,3 +94,25 @@ def test_variables_of_a_run_are_read_by_nobody_else(tmp_path: Path, monkeypatch:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert json.loads(file.read_text()) == {"cozy_stack_admin_passphrase": "new"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pods_and_services_are_told_in_short() -> None:
+    metadata = {"name": "cozy-stack-1", "uid": "7", "deletionTimestamp": "now"}
+    status = {"podIP": "10.244.1.5", "containerStatuses": [{"restartCount": 1}, {"restartCount": 2}]}
+    ports = [{"port": 25, "targetPort": "smtp"}, {"port": 80, "targetPort": 8080, "nodePort": 30080}]
+    answers = {
+        "/api/v1/namespaces/cozy/pods?labelSelector=a=b": [
+            {"metadata": metadata, "spec": {"nodeName": "worker1"}, "status": status},
+            {"metadata": {"name": "new", "uid": "8"}, "spec": {}, "status": {}},
+        ],
+        "/api/v1/namespaces/cozy/services": [
+            {"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "ports": ports}}
+        ],
+    }
+    assert cluster.pods(lambda path: {"items": answers[path]}, "cozy", "a=b") == {
+        "cozy-stack-1": {"uid": "7", "machine": "worker1", "address": "10.244.1.5", "restarts": 3, "ending": True},
+        "new": {"uid": "8", "machine": "", "address": "", "restarts": 0, "ending": False},
+    }
+    assert cluster.services(lambda path: {"items": answers[path]}, "cozy") == {
+        "s": {"type": "NodePort", "address": "10.96.0.9", "ports": [25, "smtp", 80, 8080, 30080]}
+    }
