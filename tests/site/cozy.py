@@ -24,7 +24,7 @@ from tests.site.playbook import Ran, TrialError
 BIG = 300_000_000
 """Bytes of a file that a household calls big."""
 
-_SERVICES = "playbooks/services.yml"
+_COZY = "playbooks/cozy.yml"
 _FILES = "var/lib/kubecozy/volumes/cozy"
 _BROWSER = "tests.site.browser"
 _INSIDE = "tests.site.inside"
@@ -34,7 +34,7 @@ _SECRETS = ("cozy-admin-passphrase", "cozy-couchdb", "cozy-operator", "cozy-tls"
 
 def _run(name: str, *arguments: str) -> Ran:
     """Run the Cozy's half of the site."""
-    return playbook.play(name, "--tags", "cozy", *arguments, book=_SERVICES)
+    return playbook.play(name, *arguments, book=_COZY)
 
 
 @contextmanager
