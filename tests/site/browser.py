@@ -8,8 +8,8 @@
     python -m lab exec client -- python -m tests.site.browser remove DOMAIN ID
     python -m lab exec client -- python -m tests.site.browser websocket DOMAIN
 
-The first line of standard input is JSON with what is secret: `passphrase` for the login, `token` for the rest. The real
-apps' pages hold such a token; the lab has no real apps, so one of the command line's kind stands in for it.
+The first line of standard input is JSON with what is secret: the `passphrase` to log in with, after which the page of
+the app drive gives the token for the rest, or a `token` in its place.
 
 A held upload says `under way` when its first piece has gone, and trickles until the next line of standard input.
 """
@@ -23,6 +23,7 @@ import http.client
 import http.cookiejar
 import json
 import os
+import re
 import secrets
 import select
 import ssl
@@ -178,27 +179,33 @@ class Browser:
             return answer
 
     def login(self, domain: str, passphrase: str) -> dict[str, Any]:
-        """Log in: `refused` is the status of a wrong passphrase, then `status`, `location`, and `home`, that page's."""
+        """Log in: `salt` and `iterations` of the page, `status` and `location`, and `home`, the status of that page."""
         url = f"https://{domain}/auth/login"
         with self._open(url) as page:
             form = Form(page.read().decode())
         iterations, salt = int(form.data.get("iterations", 0)), form.data.get("salt", "")
-        seen: dict[str, Any] = {"iterations": iterations, "salt": salt}
+        seen: dict[str, Any] = {"iterations": iterations, "salt": salt, "status": page.status}
         if page.status != 200 or not iterations:
-            return {**seen, "status": page.status, "error": "no login form"}
-
-        def send(given: str) -> Any:
-            fields = {**form.fields, "passphrase": proof(given, salt, iterations)}
-            return self._open(urllib.request.Request(url, urllib.parse.urlencode(fields).encode()))
-
-        with send(f"not {passphrase}") as answer:
-            seen["refused"] = answer.status
-        with send(passphrase) as answer:
+            return {**seen, "error": "no login form"}
+        fields = {**form.fields, "passphrase": proof(passphrase, salt, iterations)}
+        with self._open(urllib.request.Request(url, urllib.parse.urlencode(fields).encode())) as answer:
             seen |= {"status": answer.status, "location": answer.headers.get("Location", "")}
         if answer.status == 303:
             with self._open(seen["location"]) as home:
                 seen["home"] = home.status
         return seen
+
+    def token(self, domain: str) -> str:
+        """The token that the page of the app drive holds for its script, once somebody is logged in.
+
+        Raises:
+            LookupError: there is no such page, or nobody is logged in.
+        """
+        with self._open(f"https://drive.{domain}/") as page:
+            found = re.search(r'data-cozy-token="([^"]+)"', page.read().decode())
+        if page.status != 200 or not found:
+            raise LookupError(f"https://drive.{domain}/ gives {page.status} and no token")
+        return found[1]
 
     def upload(self, domain: str, token: str, name: str, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
         """Upload a file, streamed: `status`, `id`, `sha256` of what was sent, `seconds`."""
@@ -302,18 +309,23 @@ def main() -> None:
     with os.fdopen(0, "rb", buffering=0) as stdin:
         given = json.loads(stdin.readline())
         browser = Browser(secure())
+        seen = browser.login(domain, given["passphrase"]) if "passphrase" in given else {}
         if what == "login":
-            seen = browser.login(domain, given["passphrase"])
-        elif what == "websocket":
-            seen = browser.websocket(domain, given["token"])
-        elif what == "upload":
-            pieces = content(int(rest[1]), rest[0].encode()[:32])
-            if rest[2:] == ["held"]:
-                pieces = held(pieces, lambda seconds: bool(select.select([stdin], [], [], seconds)[0]), _begun)
-            seen = browser.upload(domain, given["token"], rest[0], int(rest[1]), pieces)
+            seen["refused"] = Browser(secure()).login(domain, f"not {given['passphrase']}")["status"]
         else:
-            actions = {"download": browser.download, "remove": browser.remove}
-            seen = actions[what](domain, given["token"], rest[0])
+            token = given["token"] if "token" in given else browser.token(domain)
+            if what == "upload":
+                pieces = content(int(rest[1]), rest[0].encode()[:32])
+                if rest[2:] == ["held"]:
+                    pieces = held(pieces, lambda seconds: bool(select.select([stdin], [], [], seconds)[0]), _begun)
+                seen = browser.upload(domain, token, rest[0], int(rest[1]), pieces)
+            else:
+                actions: dict[str, Callable[..., dict[str, Any]]] = {
+                    "download": browser.download,
+                    "remove": browser.remove,
+                    "websocket": browser.websocket,
+                }
+                seen = actions[what](domain, token, *rest)
     print(json.dumps(seen))
 
 

@@ -61,26 +61,30 @@ def _inside(*words: str, secret: Mapping[str, str] | None = None) -> Any:
     return machines.ask("controller", str(machines.kubeconfig()), *words, module=_INSIDE, secret=secret)
 
 
-def _browse(*words: str, secret: Mapping[str, str]) -> Any:
-    return machines.ask("client", *words, module=_BROWSER, secret=secret)
+def _passphrase() -> dict[str, str]:
+    """The person's, as the inventory has it."""
+    inventory = yaml.safe_load((playbook.TOP / playbook.INVENTORY / "group_vars" / "all.yml").read_text())
+    return {"passphrase": inventory["homelab_instances"][0]["passphrase"]}
+
+
+def _browse(*words: str, secret: Mapping[str, str] | None = None) -> Any:
+    """What the client's browser sees, of a person who is logged in, or of one with another secret."""
+    return machines.ask("client", *words, module=_BROWSER, secret=secret or _passphrase())
 
 
 def _login() -> None:
     """The person logs in with the passphrase of the inventory, and lands on the page with the apps."""
-    inventory = yaml.safe_load((playbook.TOP / playbook.INVENTORY / "group_vars" / "all.yml").read_text())
-    seen = _browse("login", DOMAIN, secret={"passphrase": inventory["homelab_instances"][0]["passphrase"]})
     home = {"refused": 401, "status": 303, "location": f"https://home.{DOMAIN}/", "home": 200}
-    must("login from the client at home", seen, {"salt": f"me@{DOMAIN}", **home})
+    must("login from the client at home", _browse("login", DOMAIN), {"salt": f"me@{DOMAIN}", **home})
 
 
 def _there_and_back(size: int) -> None:
     """A file goes from the client at home to the Cozy and comes back the same."""
-    token = _inside("token", DOMAIN)
-    up = _browse("upload", DOMAIN, f"trial-{secrets.token_hex(4)}.bin", str(size), secret=token)
+    up = _browse("upload", DOMAIN, f"trial-{secrets.token_hex(4)}.bin", str(size))
     must("upload", up, {"status": 201})
-    down = _browse("download", DOMAIN, up["id"], secret=token)
+    down = _browse("download", DOMAIN, up["id"])
     must("download", down, {"status": 200, "size": size, "sha256": up["sha256"]})
-    must("removal", _browse("remove", DOMAIN, up["id"], secret=token), {"trash": 200, "destroy": 204})
+    must("removal", _browse("remove", DOMAIN, up["id"]), {"trash": 200, "destroy": 204})
     machines.say(f"{size / 1e6:.0f} MB: up in {up['seconds']:.1f} s, down in {down['seconds']:.1f} s")
 
 
@@ -89,12 +93,11 @@ def browser() -> None:
     machines.cozy_answers(60)
     _login()
     _there_and_back(BIG)
-    token = _inside("token", DOMAIN)["token"]
     heard = {"status": 101, "accepted": True, "alive": True, "error": ""}
-    must("events", _browse("websocket", DOMAIN, secret={"token": token}), heard)
-    # The same with a token that is not right: so what was sent above did reach cozy-stack.
+    must("events", _browse("websocket", DOMAIN), heard)
+    # The same with what is no token: so what was sent above did reach cozy-stack.
     refused = {"status": 101, "alive": False, "error": "The authentication has failed"}
-    must("events for a stranger", _browse("websocket", DOMAIN, secret={"token": f"{token}x"}), refused)
+    must("events for a stranger", _browse("websocket", DOMAIN, secret={"token": "no token"}), refused)
 
 
 Door = tuple[str, int, str]
@@ -232,14 +235,14 @@ def new_passphrase() -> None:
 class _Held:
     """An upload from the client at home that has begun and does not end before it is told to."""
 
-    def __init__(self, token: Mapping[str, str], size: int) -> None:
+    def __init__(self, size: int) -> None:
         command = machines.program(
             "client", _BROWSER, "upload", DOMAIN, f"held-{secrets.token_hex(4)}", str(size), "held"
         )
         self._process = subprocess.Popen(
             command, cwd=playbook.TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._say(json.dumps(dict(token)))
+        self._say(json.dumps(_passphrase()))
         if (said := self._hear()) != "under way\n":
             raise TrialError(f"the upload should be under way, it said: {said!r}")
 
@@ -277,7 +280,7 @@ def new_config() -> None:
     with (
         _variables({"cozy_stack_config": setting}) as arguments,
         ThreadPoolExecutor(1) as pool,
-        _Held(_inside("token", DOMAIN), 20_000_000) as upload,
+        _Held(20_000_000) as upload,
     ):
         run = pool.submit(_run, "new-config", *arguments)
         machines.wait_for(
@@ -302,8 +305,7 @@ def new_config() -> None:
     must("the new pod", after | {"new": after["uid"] != before["uid"]}, {"new": True, "restarts": 0, "ending": False})
     if len(_replica_sets() - forms) != 1:
         raise TrialError(f"the change should have made one new form of the pod, it made {_replica_sets() - forms}")
-    token = _inside("token", DOMAIN)
-    must("what was uploaded", _browse("download", DOMAIN, seen["id"], secret=token), {"sha256": seen["sha256"]})
+    must("what was uploaded", _browse("download", DOMAIN, seen["id"]), {"sha256": seen["sha256"]})
 
 
 def rotation() -> None:

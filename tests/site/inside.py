@@ -3,10 +3,9 @@
 """Ask cozy-stack and CouchDB inside their pods, by port-forwards; the answer is one line of JSON.
 
     python -m lab exec controller -- python -m tests.site.inside KUBECONFIG admin
-    python -m lab exec controller -- python -m tests.site.inside KUBECONFIG token DOMAIN
     python -m lab exec controller -- python -m tests.site.inside KUBECONFIG revisions
 
-`admin` takes a line of JSON with a `passphrase` on standard input; the others take what the cluster's Secrets hold.
+`admin` takes a line of JSON with a `passphrase` on standard input.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import http.client
 import json
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,17 +64,7 @@ class Inside:
     def admin(self, passphrase: str) -> dict[str, Any]:
         """What the admin API says to a passphrase: the `status`."""
         with self._way("cozy-stack", 6060) as connection:
-            return {"status": _ask(connection, "GET", "/version", "", passphrase)[0]}
-
-    def token(self, domain: str) -> dict[str, Any]:
-        """A `token` for an instance's files, good for half an hour."""
-        query = {"Domain": domain, "Audience": "cli", "Subject": "CLI", "Scope": "io.cozy.files"}
-        path = f"/instances/token?{urllib.parse.urlencode(query)}"
-        with self._way("cozy-stack", 6060) as connection:
-            status, body = _ask(connection, "POST", path, "", self._secret("cozy-operator")["passphrase"])
-        if status != 200:
-            raise OSError(f"POST /instances/token: {status}")
-        return {"token": body.decode().strip()}
+            return {"status": _ask(connection, "/version", "", passphrase)[0]}
 
     def revisions(self) -> dict[str, str]:
         """The revision of every document about instances, their apps, settings and files, by database and name."""
@@ -84,7 +73,7 @@ class Inside:
         with self._way("cozy-couchdb", 5984) as connection:
 
             def read(path: str) -> Any:
-                status, body = _ask(connection, "GET", path, known["username"], known["password"])
+                status, body = _ask(connection, path, known["username"], known["password"])
                 if status != 200:
                     raise OSError(f"GET {path}: {status}")
                 return json.loads(body)
@@ -96,25 +85,21 @@ class Inside:
         return found
 
 
-def _ask(connection: http.client.HTTPConnection, method: str, path: str, user: str, password: str) -> tuple[int, bytes]:
+def _ask(connection: http.client.HTTPConnection, path: str, user: str, password: str) -> tuple[int, bytes]:
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
-    connection.request(method, path, headers={"Host": "localhost", "Authorization": f"Basic {credentials}"})
+    connection.request("GET", path, headers={"Host": "localhost", "Authorization": f"Basic {credentials}"})
     answer = connection.getresponse()
     return answer.status, answer.read()
 
 
 def main() -> None:
     """Do what the command line says and print the answer."""
-    kubeconfig, what, *rest = sys.argv[1:]
+    kubeconfig, what = sys.argv[1:]
     inside = Inside(kubeconfig)
     if what == "admin":
-        rest = [json.loads(sys.stdin.readline())["passphrase"]]
-    asked: dict[str, Callable[..., dict[str, Any]]] = {
-        "admin": inside.admin,
-        "token": inside.token,
-        "revisions": inside.revisions,
-    }
-    print(json.dumps(asked[what](*rest)))
+        print(json.dumps(inside.admin(json.loads(sys.stdin.readline())["passphrase"])))
+    else:
+        print(json.dumps({"revisions": inside.revisions}[what]()))
 
 
 if __name__ == "__main__":

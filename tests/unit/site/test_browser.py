@@ -74,8 +74,10 @@ def test_frames(size: int) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Both doubles with an instance."""
     with World(tmp_path_factory.mktemp("browser"), "https://apps-registry.cozycloud.cc/selfhosted") as made:
-        made.set_registry({"home": {"stable": {"name": "Home", "version": "1.0.0"}}})
-        query = urllib.parse.urlencode({"Domain": DOMAIN, "Passphrase": "alice-Passphrase-1", "Apps": "home"})
+        drive = {"name": "Drive", "version": "1.0.0", "permissions": {"files": {"type": "io.cozy.files"}}}
+        home = {"name": "Home", "version": "1.0.0", "permissions": {}}
+        made.set_registry({"home": {"stable": home}, "drive": {"stable": drive}})
+        query = urllib.parse.urlencode({"Domain": DOMAIN, "Passphrase": "alice-Passphrase-1", "Apps": "home,drive"})
         assert made.start().admin("POST", f"/instances?{query}").status == 201
         yield made
 
@@ -91,9 +93,10 @@ def visitor(world: World) -> browser.Browser:
 
 
 @pytest.fixture(scope="module")
-def token(world: World) -> str:
-    """Good for files."""
-    return world.token(DOMAIN, "io.cozy.files")
+def token(visitor: browser.Browser) -> str:
+    """What the page of drive gives to the person."""
+    assert visitor.login(DOMAIN, "alice-Passphrase-1")["status"] == 303
+    return visitor.token(DOMAIN)
 
 
 def test_login(visitor: browser.Browser) -> None:
@@ -101,7 +104,6 @@ def test_login(visitor: browser.Browser) -> None:
     assert seen == {
         "iterations": 650000,
         "salt": f"me@{DOMAIN}",
-        "refused": 401,
         "status": 303,
         "location": f"https://home.{DOMAIN}/",
         "home": 200,
@@ -112,6 +114,8 @@ def test_a_wrong_passphrase_logs_nobody_in(visitor: browser.Browser) -> None:
     visitor.cookies.clear()
     seen = visitor.login(DOMAIN, "alice-Passphrase-2")
     assert (seen["status"], "home" in seen) == (401, False)
+    with pytest.raises(LookupError, match=f"https://drive.{DOMAIN}/ gives 302"):
+        visitor.token(DOMAIN)
 
 
 def test_what_comes_back_is_what_was_sent(visitor: browser.Browser, token: str) -> None:
@@ -136,6 +140,6 @@ def test_a_held_upload_waits_for_the_word(visitor: browser.Browser, token: str) 
 
 def test_the_websocket_tells_who_may_listen(visitor: browser.Browser, token: str) -> None:
     assert visitor.websocket(DOMAIN, token) == {"status": 101, "accepted": True, "alive": True, "error": ""}
-    refused = visitor.websocket(DOMAIN, f"{token}x")
+    refused = visitor.websocket(DOMAIN, "no token")
     assert (refused["alive"], refused["error"]) == (False, "The authentication has failed")
     assert visitor.websocket("nobody.cozy.test", token) == {"status": 404}
