@@ -256,7 +256,7 @@ def test_steps() -> list[Step]:
 
 
 def soak_steps() -> list[Step]:
-    """Return the long trials: first runs killed at many moments, every machine's plug pulled."""
+    """Return the long trials: first runs killed at many moments, many runs in a row, every machine's plug pulled."""
     return on_the_lab(site("soak", name, limit=1800) for name in soak.PARTS)
 
 

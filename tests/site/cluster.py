@@ -4,8 +4,9 @@
 
 python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG objects
 python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG secrets
-python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG where NAMESPACE SELECTOR
-    python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG unready
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG pods NAMESPACE SELECTOR
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG services NAMESPACE
+python -m lab exec controller -- python -m tests.site.cluster KUBECONFIG unready
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _PUBLIC_KEYS = frozenset({"auth-extra-groups", "description", "expiration", "tok
 Get = Callable[[str], dict[str, Any]]
 
 
-def _getter(kubeconfig: str) -> Get:
+def getter(kubeconfig: str) -> Get:
+    """What reads a path of the API of the cluster that a kubeconfig leads to."""
     kubernetes.config.load_kube_config(config_file=kubeconfig)
     client = kubernetes.client.ApiClient()
 
@@ -102,10 +104,29 @@ def secrets(get: Get) -> dict[str, str]:
     return found
 
 
-def where(get: Get, namespace: str, selector: str) -> dict[str, str]:
-    """The machine of each pod that a label selects."""
-    pods = get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
-    return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
+def pods(get: Get, namespace: str, selector: str) -> dict[str, dict[str, Any]]:
+    """The pods that a label selects: `uid`, `machine`, `address`, `restarts`, and whether each is `ending`."""
+    found = {}
+    for pod in get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]:
+        metadata, status = pod["metadata"], pod["status"]
+        found[metadata["name"]] = {
+            "uid": metadata["uid"],
+            "machine": pod["spec"].get("nodeName", ""),
+            "address": status.get("podIP", ""),
+            "restarts": sum(one["restartCount"] for one in status.get("containerStatuses", [])),
+            "ending": "deletionTimestamp" in metadata,
+        }
+    return found
+
+
+def services(get: Get, namespace: str) -> dict[str, dict[str, Any]]:
+    """The Services of a namespace: `type`, `address`, and the `ports` of the Service and of its pods."""
+    found = {}
+    for item in get(f"/api/v1/namespaces/{namespace}/services")["items"]:
+        spec = item["spec"]
+        ports = [port.get(key) for port in spec["ports"] for key in ("port", "targetPort", "nodePort") if key in port]
+        found[item["metadata"]["name"]] = {"type": spec["type"], "address": spec["clusterIP"], "ports": ports}
+    return found
 
 
 def unready(get: Get) -> list[str]:
@@ -125,10 +146,11 @@ def main() -> None:
     asked: dict[str, Callable[..., object]] = {
         "objects": objects,
         "secrets": secrets,
-        "where": where,
+        "pods": pods,
+        "services": services,
         "unready": unready,
     }
-    print(json.dumps(asked[what](_getter(kubeconfig), *rest)))
+    print(json.dumps(asked[what](getter(kubeconfig), *rest)))
 
 
 if __name__ == "__main__":

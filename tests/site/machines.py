@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lab import store
 from lab.machines import ssh_command
 from lab.model import DOMAIN, HOSTS, MACHINES, state_dir
 from tests.site import files, playbook
+from tests.site.differences import differences
 from tests.site.playbook import TrialError
 
 SNAPSHOT = "site"
@@ -89,14 +90,25 @@ def whole() -> None:
     save()
 
 
-def ask(host: str, *words: str, module: str = "tests.site.probe") -> Any:
+def program(host: str, module: str, *words: str) -> list[str]:
+    """The command of a program of these trials on a host."""
+    return ["ip", "netns", "exec", HOSTS[host].namespace, sys.executable, "-m", module, *words]
+
+
+def ask(host: str, *words: str, module: str = "tests.site.probe", secret: Mapping[str, str] | None = None) -> Any:
     """What a program of these trials says on a host (JSON).
+
+    Args:
+        host: of the lab.
+        words: its arguments.
+        module: the program.
+        secret: what it reads from standard input.
 
     Raises:
         TrialError: it failed.
     """
-    command = ["ip", "netns", "exec", HOSTS[host].namespace, sys.executable, "-m", module, *words]
-    done = subprocess.run(command, cwd=playbook.TOP, capture_output=True, text=True, check=False)
+    command, given = program(host, module, *words), f"{json.dumps(secret)}\n" if secret else ""
+    done = subprocess.run(command, cwd=playbook.TOP, input=given, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TrialError(
             f"{module} {' '.join(words)} on {host} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
@@ -109,13 +121,26 @@ def cluster(*words: str) -> Any:
     return ask("controller", str(kubeconfig()), *words, module="tests.site.cluster")
 
 
-def on_machine(name: str, command: str) -> bytes:
+def pod(name: str) -> dict[str, Any]:
+    """The one pod of a part of the Cozy (tests/site/cluster.py: pods).
+
+    Raises:
+        TrialError: there is none, or more than one.
+    """
+    found = cluster("pods", "cozy", f"app.kubernetes.io/name={name}")
+    if len(found) != 1:
+        raise TrialError(f"{name} should have one pod, it has: {', '.join(found) or 'none'}")
+    seen: dict[str, Any] = next(iter(found.values()))
+    return seen
+
+
+def on_machine(name: str, command: str, stdin: bytes = b"") -> bytes:
     """What a command says on a machine.
 
     Raises:
         TrialError: it failed.
     """
-    done = subprocess.run([*ssh_command(MACHINES[name]), command], capture_output=True, check=False)
+    done = subprocess.run([*ssh_command(MACHINES[name]), command], input=stdin, capture_output=True, check=False)
     if done.returncode:
         raise TrialError(
             f"{command!r} on {name} ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-500:]}"
@@ -132,6 +157,18 @@ def pictures() -> dict[str, tuple[int, ...]]:
     if kubeconfig().exists():
         found[f"controller:{kubeconfig()}"] = (kubeconfig().stat().st_mtime_ns,)
     return found
+
+
+def same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """See that two pictures are the same.
+
+    Raises:
+        TrialError: they are not; with the first differences.
+    """
+    if found := differences(before, after):
+        more = f"\n  and {len(found) - 40} more" if len(found) > 40 else ""
+        raise TrialError(f"{what}:\n  " + "\n  ".join(found[:40]) + more)
+    say(f"{len(before)} compared, none differs")
 
 
 def wait_for(what: str, seen: Callable[[], Any], good: Callable[[Any], bool], seconds: float) -> float:

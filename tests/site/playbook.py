@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -129,9 +130,15 @@ def _path() -> str:
     return f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def play(name: str, *arguments: str, kill: Moment | None = None) -> Ran:
-    """Run the site's playbook on the lab's inventory."""
-    return run((str(_PROGRAMS / "ansible-playbook"), "-i", INVENTORY, SITE, *arguments), name, kill=kill)
+def play(name: str, *arguments: str, book: str = SITE, kill: Moment | None = None) -> Ran:
+    """Run a playbook, by default the site's, on the lab's inventory."""
+    return run((str(_PROGRAMS / "ansible-playbook"), "-i", INVENTORY, book, *arguments), name, kill=kill)
+
+
+def module(name: str, module: str, arguments: Mapping[str, object]) -> Ran:
+    """Run one module on the controller, with the lab's inventory at hand for its arguments."""
+    words = ("-i", INVENTORY, "localhost", "-m", module, "-a", json.dumps(arguments))
+    return run((str(_PROGRAMS / "ansible"), *words), name)
 
 
 def ended_well(ran: Ran, hosts: Iterable[str]) -> dict[str, recap.Recap]:

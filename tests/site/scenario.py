@@ -28,6 +28,7 @@ STARTS: dict[str, Callable[[], None]] = {
     "single": lambda: machines.bare(["control1"]),
     "services": machines.whole,
     "cozy": machines.whole,
+    "elsewhere": machines.whole,
 }
 """How each scenario's machines are made; in place of Molecule's create and destroy."""
 

@@ -1,6 +1,6 @@
 # Copyright: the kubecozy authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The long trials: every machine's plug pulled, first runs killed at every chosen moment."""
+"""The long trials: first runs killed at every chosen moment, many runs, every machine's plug pulled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lab.model import MACHINES
-from tests.site import machines, trials
+from tests.site import cozy, machines, trials
 
 
 def _cut(name: str) -> None:
@@ -31,6 +31,8 @@ def _slug(text: str) -> str:
 PARTS: dict[str, Callable[[], None]] = {
     **{f"kill-{_slug(moment)}": partial(_kill, moment) for moment in trials.KILLS},
     "start": machines.whole,
+    "repeats": partial(cozy.repeats, 20),
+    **{f"half-created-{moment}": partial(cozy.half_created, moment) for moment in ("document", "databases")},
     **{f"cut-{name}": partial(_cut, name) for name in MACHINES},
 }
 """The soak's steps, in their order."""

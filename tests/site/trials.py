@@ -16,8 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from lab import store
 from lab.model import DOMAIN, ELSEWHERE, INGRESS, MACHINES, OUTSIDE_DNS, ROUTER_WAN, cache_dir, state_dir
-from tests.site import leaks, machines, playbook
-from tests.site.differences import differences
+from tests.site import cozy, leaks, machines, playbook
 from tests.site.playbook import Moment, TrialError
 
 BACK_SECONDS = 180
@@ -35,24 +34,12 @@ SAMPLE = "kubeadm init runs"
 _SECRET_WORDS = ("passphrase", "password", "secret", "token")
 
 
-def _same(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """See that two pictures are the same.
-
-    Raises:
-        TrialError: they are not; with the first differences.
-    """
-    if found := differences(before, after):
-        more = f"\n  and {len(found) - 40} more" if len(found) > 40 else ""
-        raise TrialError(f"{what}:\n  " + "\n  ".join(found[:40]) + more)
-    machines.say(f"{len(before)} compared, none differs")
-
-
 def bare_check() -> None:
     """A check of bare machines ends well and writes nothing."""
     machines.bare()
     before = machines.pictures()
     playbook.ended_well(playbook.play("bare-check", "--check", "--diff"), MACHINES)
-    _same("a check of bare machines wrote files", before, machines.pictures())
+    machines.same("a check of bare machines wrote files", before, machines.pictures())
 
 
 def killed_run(moment: str = SAMPLE) -> None:
@@ -87,8 +74,8 @@ def check_run() -> float:
     with machines.step("a check"):
         ran = playbook.play("check", "--check", "--diff")
     playbook.changed_nothing(ran, MACHINES)
-    _same("a check changed objects", objects, machines.cluster("objects"))
-    _same("a check wrote files", files, machines.pictures())
+    machines.same("a check changed objects", objects, machines.cluster("objects"))
+    machines.same("a check wrote files", files, machines.pictures())
     machines.say(f"check: {ran.seconds:.1f} s")
     return ran.seconds
 
@@ -173,7 +160,7 @@ def power_cut(name: str = "") -> float:
         name: of the machine; empty for the one that carries cozy-stack.
     """
     if not name:
-        (name,) = set(machines.cluster("where", "cozy", "app.kubernetes.io/name=cozy-stack").values())
+        name = machines.pod("cozy-stack")["machine"]
     machines.cozy_answers(60)
     before = _lasting(machines.cluster("objects"))
     with machines.step(f"power cut of {name}"):
@@ -184,7 +171,7 @@ def power_cut(name: str = "") -> float:
     machines.wait_for(
         "every pod ready again", lambda: machines.cluster("unready"), lambda unready: not unready, BACK_SECONDS
     )
-    _same(f"the power cut of {name} made objects anew", before, _lasting(machines.cluster("objects")))
+    machines.same(f"the power cut of {name} made objects anew", before, _lasting(machines.cluster("objects")))
     return seconds
 
 
@@ -265,8 +252,13 @@ TRIALS: dict[str, Callable[[], object]] = {
     "second-run": second_run,
     "check-run": check_run,
     "client": client,
-    # Before the power cut, which takes the journals of a machine that keeps them in memory.
+    "browser": cozy.browser,
+    "reach": cozy.reach,
+    "repeats": cozy.repeats,
+    "half-created": cozy.half_created,
+    # Before a secret is made anew, and before the power cut, which takes the journals that are kept in memory.
     "secrets": no_secret_told,
+    "rotation": cozy.rotation,
     "power-cut": power_cut,
 }
 """The `site` scenario, in its order."""

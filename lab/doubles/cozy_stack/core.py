@@ -39,6 +39,8 @@ class Stack:
             order.unlink()
             log(f'level=error msg="double: halted at stage {stage} by {order}" nspace=double')
             os.kill(os.getpid(), signal.SIGKILL)
+            # In a container it is PID 1, which the kernel does not let kill itself.
+            os._exit(128 + signal.SIGKILL)
 
     def writable(self) -> bool:
         """False on a file system that is mounted read-only."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.site import bench, scenario, soak, trials
+from tests.site import bench, machines, scenario, soak, trials
 from tests.site.playbook import TrialError
 from tools import steps
 
@@ -31,9 +31,9 @@ def test_lasting_objects_are_those_that_people_make() -> None:
 
 
 def test_pictures_that_differ_are_refused_and_the_list_is_bounded() -> None:
-    trials._same("a check wrote", {"a": 1}, {"a": 1})
+    machines.same("a check wrote", {"a": 1}, {"a": 1})
     with pytest.raises(TrialError, match=r"(?s)a check wrote:\n  made: 0\n.*and 60 more$"):
-        trials._same("a check wrote", {}, {f"{number}": 1 for number in range(100)})
+        machines.same("a check wrote", {}, {f"{number}": 1 for number in range(100)})
 
 
 def test_the_sampled_kill_is_one_of_those_of_the_soak() -> None:
