@@ -42,11 +42,11 @@ class DebianRoot(Recipe):
     def build(self, target: Path, parts: Mapping[str, Path]) -> None:
         """Needs root, debootstrap and the machine's Debian mirror."""
         del parts
-        root = target / "root"
+        root, mirror = target / "root", mirrors().packages
         # Its own namespaces: debootstrap's mounts and processes end with it, however it ends.
         run(
             ["env", "-u", "TMPDIR", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-             "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, mirrors().packages],
+             "debootstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, root, mirror],
             env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev"):

@@ -88,5 +88,6 @@ def mirrors() -> Mirrors:
         run(["apt-get", "update", "-q"])
         found = _mirrors()
     if missing := sorted({"Debian", "Debian-Security"} - set(found)):
-        raise ArtefactError(f"apt's sources hold no http(s) mirror of {' and '.join(missing)}: complete /etc/apt/sources.list.d")
+        names = " and ".join(missing)
+        raise ArtefactError(f"apt's sources hold no http(s) mirror of {names}: complete /etc/apt/sources.list.d")
     return Mirrors(found["Debian"], found["Debian-Security"])
