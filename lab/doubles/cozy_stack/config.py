@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "mail.use_ssl": False,
     "mail.disable_tls": True,
     "mail.skip_certificate_validation": False,
+    "mail.noreply_name": "My Cozy",
 }
 # What viper takes for true; anything else is false.
 TRUE = ("1", "t", "T", "TRUE", "true", "True")

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The queue of jobs, and its one worker that is played: sendmail.
 
-After web/jobs/jobs.go, worker/mails/mail.go and the library gomail of the real stack: there is no recording of it.
+After web/jobs/jobs.go, worker/mails/mail.go and the library gomail of the real stack: there is no recording of it, but
+the tests of the contract ask both.
 """
 
 from __future__ import annotations
@@ -87,11 +88,12 @@ def push(stack: Stack, instance: Doc, worker: str, request: Request) -> Response
         raise ApiError(400, "JSON input is malformed or is missing mandatory fields")
     if worker != "sendmail":
         raise ApiError(404, "jobs: could not find worker")
+    attributes = data.get("attributes") or {}
     job: Doc = {
         "domain": instance["domain"],
         "prefix": instance["prefix"],
         "worker": worker,
-        "message": (data.get("attributes") or {}).get("arguments"),
+        "message": attributes.get("arguments"),
         "event": None,
         "state": "queued",
         "queued_at": now(),
@@ -100,7 +102,7 @@ def push(stack: Stack, instance: Doc, worker: str, request: Request) -> Response
     }
     stack.couch.put(database(instance), job)
     answer = jsonapi({"data": resource(job)}, 202)
-    thread = threading.Thread(target=run, args=(stack, instance, job), daemon=True)
+    thread = threading.Thread(target=run, args=(stack, instance, job, "arguments" in attributes), daemon=True)
     stack.jobs.append(thread)
     thread.start()
     return answer
@@ -114,12 +116,14 @@ def get(stack: Stack, instance: Doc, job_id: str) -> Response:
     return jsonapi({"data": resource(job)})
 
 
-def run(stack: Stack, instance: Doc, job: Doc) -> None:
+def run(stack: Stack, instance: Doc, job: Doc, has_message: bool) -> None:
     """Do the job, and note in its document how it goes."""
     try:
         job |= {"state": "running", "started_at": now()}
         stack.couch.put(database(instance), job)
         try:
+            if not has_message:
+                raise JobError("jobs: message is nil")
             send_mail(stack, instance, job["message"] or {})
             job |= {"state": "done"}
         except JobError as error:

@@ -17,7 +17,7 @@ from tests.unit.doubles.world import PASSPHRASE, basic
 
 FIRST, LAST = "status-ok", "admin-sets-put"
 # About the whole stack, and so about what else is there.
-OF_THE_WHOLE = r"instances-(list|count)|metrics|admin-(contexts|feature|with-app|konn-maint)|version-"
+OF_THE_WHOLE = r"instances-(list|count)|auth-any-user|metrics|admin-(contexts|feature|with-app|konn-maint)|version-"
 # Folders of applications on the stack's own disk, and what follows from them.
 OF_ITS_DISK = (
     r"apps-(install-(sse|409|async|fail-(nomanifest|badmanifest)|konn)|list-(one|two|after-fail|xfp)|get-200|get-file"
@@ -32,6 +32,8 @@ FOREIGN = r"create-422-[1235]|create-nodomain|instance-delete-204-bad-name"
 LEFT_OUT = re.compile(rf"({OF_THE_WHOLE}|{OF_ITS_DISK}|{OF_THE_REGISTRY}|{LARGE}|{FOREIGN})")
 # Removal by an alias, and anew.
 REMOVALS = ("create-dave", "instance-delete-404-second")
+# The first follows from the length of a page, and so of a domain; the second from the stack's version.
+NOT_COMPARED = ("Transfer-Encoding", "indexes_version")
 PEOPLE = (
     ("alice", "alice-Passphrase-1"),
     ("bob", "bobS3cret-pass"),
@@ -65,7 +67,7 @@ def translations(site: Site) -> dict[str, str]:
 
 
 def played(site: Site, cases: list[str]) -> None:
-    run = Replay(site, known=translations(site))
+    run = Replay(site, known=translations(site), leave=NOT_COMPARED)
     run.run(cases)
     assert not run.differences, "\n".join(run.differences)
 
@@ -73,7 +75,7 @@ def played(site: Site, cases: list[str]) -> None:
 def test_instances_people_and_pages(site: Site) -> None:
     """Health, refusals at the door, two instances, each of their attributes, logins, first steps, files."""
     cases = [name for name in between(FIRST, LAST) if not LEFT_OUT.match(name)]
-    assert len(cases) == 190
+    assert len(cases) == 189
     played(site, cases)
 
 

@@ -171,7 +171,7 @@ def test_mail_by_the_stack_s_own_route(world: World) -> None:
         assert world.admin("POST", "/instances?Domain=none.cozy.test").status == 201
         assert server.said[0] == "ehlo cellar"
         mail = server.mails[0]
-        assert (mail["From"], mail["To"]) == ("cozy@example.test", "Aléce <alice@example.test>")
+        assert (mail["From"], mail["To"]) == ("My Cozy <cozy@example.test>", "Aléce <alice@example.test>")
         assert (mail["Subject"], mail["X-Cozy"]) == ("A täst", DOMAIN)
         assert mail.get_content().strip() == "Does it arrive?"
         for wrong, reason in (
