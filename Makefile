@@ -12,11 +12,12 @@
 # make soak         the long trials: power cuts, killed runs, twenty runs in a row
 # make bench        how long a first and a second run take
 # make sanity       ansible-test sanity
+# make contract     what modules and doubles rely on, asked of the doubles, or of a real cozy-stack: CONTRIBUTING.md
 
 RUN := tools/run
 LAB := $(RUN) -m lab
 
-.PHONY: site lab-client lab-status lab-up lab-down build check test soak bench sanity
+.PHONY: site lab-client lab-status lab-up lab-down build check test soak bench sanity contract
 
 site: lab-up
 	@$(LAB) exec controller -- ansible-playbook -i inventories/lab site.yml $(ARGS)
@@ -47,3 +48,9 @@ check test soak bench:
 
 sanity:
 	@$(RUN) -m tools.sanity
+
+# What stands on make's command line can be read by every user of the machine.
+contract:
+	@$(foreach name,COZY_ADMIN_PASSPHRASE COUCHDB_USER COUCHDB_PASSWORD,$(if $(filter command,$(firstword $(origin $(name)))),\
+	  $(error $(name) is a secret: give it in the environment, or $(name)_FILE)))
+	@$(RUN) -m pytest tests/unit/contract

@@ -16,6 +16,7 @@ from ansible.module_utils.basic import env_fallback
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import (
     ApiError,
     CouchDownError,
+    CouchRefusesError,
     CozyError,
     InputError,
     KeyFormatError,
@@ -33,6 +34,9 @@ PUBLIC_PORT = 8080
 # kubelet renews mounted Secrets about once a minute; twice that is enough for a rotated passphrase to arrive.
 ROTATION_SECONDS = 150
 ROTATION_STEP = 5
+# A token of the command line's kind is good for half an hour.
+TOKEN_SECONDS = 1200
+COUCH_REFUSALS = ("unauthorized", "forbidden")
 
 # Must be in sync with plugins/doc_fragments/_cozy_api.py.
 API_ARGUMENTS: dict[str, dict[str, t.Any]] = {
@@ -82,6 +86,13 @@ class Answer(t.NamedTuple):
                 f"{what}: cozy-stack runs, but can't reach CouchDB (no_couch)."
                 " Look at the CouchDB pod, and at the Secret both sides take the password from."
             )
+        # cozy-stack hands on what CouchDB says, under CouchDB's own names.
+        if title in COUCH_REFUSALS or any(f"CouchDB({name})" in detail for name in COUCH_REFUSALS):
+            return CouchRefusesError(
+                f"{what}: cozy-stack runs, but CouchDB refuses its credentials ({detail[:200]}). They were changed on"
+                " one side only: run the roles couchdb and cozy_stack again. If CouchDB has locked the account, wait"
+                " five minutes first."
+            )
         return ApiError(self.status, title, detail[:500], what)
 
 
@@ -105,16 +116,22 @@ class UrlRoute:
     """
 
     def __init__(self, admin_url: str, public_url: str, timeout: float) -> None:
-        self.name = admin_url
         self._timeout = timeout
         self._targets = {True: self._target("admin_url", admin_url), False: self._target("public_url", public_url)}
+        self.name = admin_url
 
     @staticmethod
     def _target(option: str, text: str) -> tuple[bool, str, int | None]:
-        url = urlsplit(text)
-        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/"):
-            raise InputError(f"{option} must be http(s)://host[:port] without a path.")
-        return url.scheme == "https", url.hostname, url.port
+        try:
+            url = urlsplit(text)
+            port = url.port
+        except ValueError:
+            # Python's own words would show a part of what may be a password.
+            raise InputError(f"{option} is no URL: has it a port that is no number?") from None
+        more = url.username or url.password or url.path.strip("/") or url.query or url.fragment
+        if url.scheme not in ("http", "https") or not url.hostname or more:
+            raise InputError(f"{option} must be http(s)://host[:port], without a path or credentials.")
+        return url.scheme == "https", url.hostname, port
 
     def connect(self, admin: bool) -> http.client.HTTPConnection:
         tls, host, port = self._targets[admin]
@@ -156,7 +173,7 @@ class Stack:
         self._route = route
         self._passphrase = passphrase
         self._open: dict[bool, http.client.HTTPConnection] = {}
-        self._tokens: dict[tuple[str, str], str] = {}
+        self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, t.Any]) -> Stack:
@@ -250,6 +267,11 @@ class Stack:
                 f"{what}: cozy-stack has no file cozy-admin-passphrase. The Secret that holds it is not mounted"
                 " below /etc/cozy, or lost its key: run the role cozy_stack again."
             )
+        if answer.status in (404, 405) and "json" not in answer.content_type:
+            raise CozyError(
+                f"{what}: {self._route.name} answers {answer.status} as if it had no such address. It is not the admin"
+                " port of cozy-stack, which is 6060 by default."
+            )
         return answer
 
     def _refused_for_now(self, answer: Answer, deadline: float) -> bool:
@@ -257,7 +279,7 @@ class Stack:
 
         :raises CozyError: if it will not.
         """
-        if answer.status == 401:
+        if answer.status == 401 and "errors" not in answer.body:
             raise CozyError(f"{self._route.name} does not see our credentials: is something else listening there?")
         if answer.status != 403 or "bad passphrase" not in answer.body:
             return False
@@ -292,8 +314,8 @@ class Stack:
 
         :raises CozyError: if it is refused.
         """
-        known = self._tokens.get((domain, scope))
-        if known:
+        taken, known = self._tokens.get((domain, scope), (0.0, ""))
+        if known and time.monotonic() < taken + TOKEN_SECONDS:
             return known
         what = f"Taking a token for {domain}"
         answer = self.admin(
@@ -304,8 +326,9 @@ class Stack:
         )
         if answer.status != 200:
             raise answer.error(what)
-        self._tokens[domain, scope] = answer.body.strip()
-        return self._tokens[domain, scope]
+        token = answer.body.strip()
+        self._tokens[domain, scope] = time.monotonic(), token
+        return token
 
     def public(
         self,
@@ -324,7 +347,7 @@ class Stack:
         :raises CozyError: if the stack is down or has lost CouchDB.
         """
         # The stack finds the instance by the Host header to the letter, port included.
-        headers = {"Host": domain.encode("idna").decode(), "Accept": accept}
+        headers = {"Host": to_ascii(domain), "Accept": accept}
         payload = None
         if scope:
             headers["Authorization"] = f"Bearer {self.token(domain, scope)}"
@@ -334,9 +357,18 @@ class Stack:
         if parameters:
             path = f"{path}?{urlencode(parameters, quote_via=quote)}"
         answer = self._exchange(False, method, path, headers, payload, what)
-        if answer.status >= 500 and "(no_couch)" in answer.body:
-            raise answer.error(what)
+        if answer.status >= 500:
+            error = answer.error(what)
+            if not isinstance(error, ApiError):
+                raise error
         return answer
 
 
-__all__ = ("API_ARGUMENTS", "API_TOGETHER", "Answer", "PodRoute", "Route", "Stack", "UrlRoute")
+def to_ascii(domain: str) -> str:
+    """A domain as a browser sends it in the Host header: each international part as punycode, nothing else changed."""
+    name, colon, port = domain.partition(":")
+    parts = [part if part.isascii() else "xn--" + part.encode("punycode").decode() for part in name.split(".")]
+    return ".".join(parts) + colon + port
+
+
+__all__ = ("API_ARGUMENTS", "API_TOGETHER", "Answer", "PodRoute", "Route", "Stack", "UrlRoute", "to_ascii")

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import typing as t
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import Answer, Stack
-from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError
+from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError
 
 DONE = ("ready", "installed")
 UNDER_WAY = ("installing", "upgrading")
 POLL_SECONDS = 1.0
+# All that cozy-stack takes (model/app/installer.go).
+SCHEMES = ("registry", "http", "https", "file", "git", "git+https", "git+ssh", "ssh+git")
 
 
 class App(t.NamedTuple):
@@ -35,6 +38,24 @@ class App(t.NamedTuple):
     def shown(self) -> dict[str, str]:
         """For results: without what is empty."""
         return {name: value for name, value in self._asdict().items() if value}
+
+
+def check_names(slugs: t.Iterable[str], sources: t.Mapping[str, str]) -> None:
+    """Refuse what cozy-stack would refuse, or take without being able to tell whether it got the right thing.
+
+    :raises InputError: if a name or a source can't be used.
+    """
+    for slug in slugs:
+        if not re.fullmatch(r"[a-z0-9-]+", slug):
+            raise InputError(f"'{slug}' is no short name of an application: only a-z, 0-9 and '-' are allowed.")
+    for slug, source in sources.items():
+        url = urlsplit(source)
+        if url.scheme in ("http", "https") and not re.fullmatch(r"[0-9a-f]{64}", url.fragment):
+            raise InputError(f"The source of {slug} needs its checksum: {url.scheme}://host/app.tar.gz#sha256.")
+        if url.scheme == "file" and (url.netloc or not url.path.startswith("/")):
+            raise InputError(f"The source of {slug} must be file:///folder, on cozy-stack's own disk.")
+        if url.scheme not in SCHEMES:
+            raise InputError(f"The source of {slug} is none of: {', '.join(SCHEMES)}.")
 
 
 def last_event(body: str) -> tuple[str, t.Any]:
@@ -76,6 +97,8 @@ class Apps:
         self._wait = wait
         self.changed: list[str] = []
         self.failed: dict[str, str] = {}
+        # Versions that ask for permissions a person has not given yet.
+        self.waiting: dict[str, str] = {}
 
     def listed(self) -> dict[str, App]:
         """All of them, by slug. Only the list is read: asking for one application installs it anew."""
@@ -95,6 +118,7 @@ class Apps:
         now = self._settled(now, slugs)
         for slug in slugs:
             app, source = now.get(slug), sources.get(slug, "")
+            self._note_waiting(slug, app)
             if app is None:
                 self._run("POST", slug, {"Source": source or f"registry://{slug}/stable"}, None)
             elif app.state not in DONE:
@@ -115,8 +139,11 @@ class Apps:
                 continue
             what = f"Removing {slug} from {self._domain}"
             answer = self._stack.public("DELETE", self._domain, self._path + quote(slug, safe=""), what, self._scope)
+            # 202: a konnector with accounts is removed later, when their own removal has been told to the other side.
             if answer.status not in (200, 202):
                 self.failed[slug] = str(answer.error(what))
+            elif answer.status == 202 and not self._left(slug):
+                self.failed[slug] = f"is still there {self._wait:.0f} s after its removal began"
 
     def verify(self, now: dict[str, App]) -> None:
         """An installation may fail without a word: what is not in the list did not arrive.
@@ -127,6 +154,14 @@ class Apps:
             if slug not in now:
                 self.failed.setdefault(slug, "cozy-stack reported success, but does not list it")
 
+    def _left(self, slug: str) -> bool:
+        deadline = time.monotonic() + self._wait
+        while slug in self.listed():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
     def _settled(self, now: dict[str, App], slugs: list[str]) -> dict[str, App]:
         deadline = time.monotonic() + self._wait
         while any(slug in now and now[slug].state in UNDER_WAY for slug in slugs) and time.monotonic() < deadline:
@@ -136,8 +171,12 @@ class Apps:
 
     def _run(self, method: str, slug: str, parameters: dict[str, str], before: App | None) -> None:
         if self._check:
-            # What a registry offers can't be known without asking the stack to upgrade.
-            if before is None or "Source" in parameters:
+            # What a registry offers can't be known without asking the stack to upgrade; what waits is known.
+            if (
+                before is None
+                or "Source" in parameters
+                or (before.available_version and "PermissionsAcked" in parameters)
+            ):
                 self.changed.append(slug)
             return
         answer = self._stack.public(
@@ -150,9 +189,15 @@ class Apps:
             parameters=parameters,
         )
         app = self._ended(slug, answer)
+        self._note_waiting(slug, app or before)
         # The revision grows with every call; only version and source tell.
         if app and (before is None or (app.version, app.source) != (before.version, before.source)):
             self.changed.append(slug)
+
+    def _note_waiting(self, slug: str, app: App | None) -> None:
+        self.waiting.pop(slug, None)
+        if app and app.available_version:
+            self.waiting[slug] = app.available_version
 
     def _ended(self, slug: str, answer: Answer) -> App | None:
         if answer.status != 200:
@@ -177,4 +222,4 @@ def _permissions(accept: bool) -> dict[str, str]:
     return {"PermissionsAcked": "true"} if accept else {}
 
 
-__all__ = ("App", "Apps", "last_event")
+__all__ = ("App", "Apps", "check_names", "last_event")

@@ -34,10 +34,15 @@ class CouchDB:
         """
         timeout = float(parameters["timeout"])
         if parameters["couchdb_url"]:
-            url = urlsplit(parameters["couchdb_url"])
+            try:
+                url = urlsplit(parameters["couchdb_url"])
+                port = url.port or PORT
+            except ValueError:
+                # Python's own words would show a part of what may be the password.
+                raise InputError("couchdb_url is no URL: has it a port that is no number?") from None
             if url.scheme != "http" or not url.hostname or not url.username or not url.password:
                 raise InputError("couchdb_url must be http://user:password@host[:port].")
-            host, port = url.hostname, url.port or PORT
+            host = url.hostname
             return cls(
                 lambda: http.client.HTTPConnection(host, port, timeout=timeout),
                 unquote(url.username),

@@ -29,6 +29,10 @@ class CouchDownError(CozyError):
     """cozy-stack answers, but can't reach CouchDB."""
 
 
+class CouchRefusesError(CozyError):
+    """cozy-stack answers, but CouchDB refuses its credentials."""
+
+
 class WrongPassphraseError(CozyError):
     """cozy-stack refuses the admin passphrase."""
 
@@ -60,6 +64,7 @@ class ApiError(CozyError):
 __all__ = (
     "ApiError",
     "CouchDownError",
+    "CouchRefusesError",
     "CozyError",
     "InputError",
     "KeyFormatError",

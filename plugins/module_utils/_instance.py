@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 import typing as t
+import unicodedata
 from urllib.parse import quote
 
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import Answer, Stack
@@ -17,6 +18,8 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import Ap
 
 SETTINGS_SCOPE = "io.cozy.settings"
 POLL_SECONDS = 1.0
+# cozy-stack's only word for it; there is no other sign.
+DELETING = "already been requested"
 UNLIMITED = "unlimited"
 ALWAYS = "always"
 
@@ -54,11 +57,13 @@ def normal_domain(text: str) -> str:
 
     :raises InputError: if it is none.
     """
-    domain = text.strip().lower()
+    # Browsers send the composed form of a letter.
+    domain = unicodedata.normalize("NFC", text.strip().lower())
     if not domain or domain.startswith(".") or re.search(r"[ /,;&?#@|='\"\t\r\n\0]", domain):
         raise InputError(f"'{text}' is no domain cozy-stack accepts: use a plain DNS name such as cozy.example.com.")
     try:
-        return ".".join(p.encode().decode("idna") if p.startswith("xn--") else p for p in domain.split("."))
+        # Not Python's codec "idna", which turns some letters into others: cozy-stack only takes the punycode apart.
+        return ".".join(p[4:].encode().decode("punycode") if p.startswith("xn--") else p for p in domain.split("."))
     except UnicodeError as exc:
         raise InputError(f"'{text}' has a part that is no valid international name: {exc}") from exc
 
@@ -84,10 +89,9 @@ def database_prefix(domain: str) -> str:
     return "cozy" + hashlib.sha256(domain.encode()).hexdigest()[:32]
 
 
-def password_proof(passphrase: str, domain: str, iterations: int) -> str:
+def password_proof(passphrase: str, salt: str, iterations: int) -> str:
     """What a browser sends instead of the passphrase."""
-    salt = f"me@{domain.split(':', maxsplit=1)[0]}".encode()
-    key = hashlib.pbkdf2_hmac("sha256", passphrase.encode(), salt, iterations, 32)
+    key = hashlib.pbkdf2_hmac("sha256", passphrase.encode(), salt.encode(), iterations, 32)
     return base64.b64encode(hashlib.pbkdf2_hmac("sha256", key, passphrase.encode(), 1, 32)).decode()
 
 
@@ -168,7 +172,7 @@ class Wish(t.NamedTuple):
         domain = normal_domain(parameters["domain"])
         aliases = parameters["aliases"]
         if aliases is not None:
-            aliases = [normal_domain(alias) for alias in aliases]
+            aliases = list(dict.fromkeys(normal_domain(alias) for alias in aliases))
             if domain in aliases:
                 raise InputError(f"{domain} is among its own aliases.")
         simple = {}
@@ -226,6 +230,10 @@ class Instance:
         answer = self._stack.admin("GET", self._path, what)
         if answer.status == 404:
             return None
+        if answer.status == 422 and "-" in self.domain.split(".")[0]:
+            raise InputError(
+                f"cozy-stack refuses {self.domain}: with flat subdomains, the first part of a domain has no '-'."
+            )
         if answer.status != 200:
             raise answer.error(what)
         found = Found.of(answer)
@@ -264,7 +272,7 @@ class Instance:
             if found is None:
                 return None
         else:
-            self._finish_onboarding(found)
+            found = self._finish_onboarding(found)
         return self._adjust(found)
 
     def onboarding_link(self) -> str | None:
@@ -304,8 +312,25 @@ class Instance:
     def _remove(self) -> None:
         what = f"Removing the instance {self.domain}"
         answer = self._stack.admin("DELETE", self._path, what)
+        if answer.status == 500 and DELETING in answer.body:
+            # Another removal is under way; or one failed, and left its mark.
+            if self._gone():
+                return
+            answer = self._stack.admin("PATCH", self._path, what, {"Deleting": "false"})
+            if answer.status != 200:
+                raise answer.error(what)
+            answer = self._stack.admin("DELETE", self._path, what)
         if answer.status != 204:
             raise answer.error(what)
+
+    def _gone(self) -> bool:
+        """Wait while a removal may still be under way."""
+        deadline = time.monotonic() + self._wait
+        while self.find() is not None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
 
     def _create(self) -> Found | None:
         wish = self._wish
@@ -336,7 +361,7 @@ class Instance:
         if error.status == 409 and error.title != "conflict":
             found, hollow = self._settled(self.find())
             if found is None:
-                raise CozyError(f"{what}: one of its aliases ({', '.join(self._wish.aliases or [])}) is taken already.")
+                raise self._taken_alias(what)
             return self._whole(found, hollow)
         # Databases of that name are there without an instance: another creation is running, or one died.
         found = self._awaited()
@@ -360,6 +385,10 @@ class Instance:
         self._couchdb = None
         return self._post(parameters)
 
+    def _taken_alias(self, what: str) -> CozyError:
+        aliases = ", ".join(self._wish.aliases or [])
+        return CozyError(f"{what}: one of its aliases ({aliases}) is the domain or an alias of another instance.")
+
     def _whole(self, found: Found, hollow: bool) -> Found:
         if hollow:
             raise CozyError(
@@ -377,16 +406,19 @@ class Instance:
                 return None
             time.sleep(POLL_SECONDS)
 
-    def _finish_onboarding(self, found: Found) -> None:
-        """Give an instance that waits for its person the passphrase instead."""
+    def _finish_onboarding(self, found: Found) -> Found:
+        """Give an instance that waits for its person the passphrase instead.
+
+        :returns: the instance afterwards.
+        """
         if not self._wish.passphrase or found.attributes.get("password_defined") is not False:
-            return
+            return found
         token = self._register_token()
         if token is None:
-            return
+            return found
         self._note("passphrase", "none", "set")
         if self._check:
-            return
+            return found
         what = f"Setting the passphrase of {self.domain}"
         answer = self._stack.public(
             "POST",
@@ -398,6 +430,7 @@ class Instance:
         )
         if answer.status != 200:
             raise answer.error(what)
+        return self.find() or found
 
     def _note(self, name: str, before: t.Any, after: t.Any) -> None:
         self.changes.append(name)
@@ -411,7 +444,10 @@ class Instance:
             what = f"Changing the instance {self.domain}"
             answer = self._stack.admin("PATCH", self._path, what, parameters)
             if answer.status != 200:
-                raise answer.error(what)
+                error = answer.error(what)
+                if isinstance(error, ApiError) and error.title == "Conflict" and "DomainAliases" in parameters:
+                    raise self._taken_alias(what)
+                raise error
             found = Found.of(answer)
         self._adjust_features(found)
         if self._wish.always_passphrase and "created" not in self.changes:
@@ -468,6 +504,8 @@ class Instance:
             if now != self._wish.sets:
                 self._note("feature_sets", now, self._wish.sets)
                 self._write("PUT", f"{self._path}/feature/sets", what, self._wish.sets)
+                if not self._check:
+                    found.attributes["feature_sets"] = self._wish.sets
 
     def _write(self, method: str, path: str, what: str, body: t.Any) -> None:
         if self._check:
@@ -483,9 +521,9 @@ class Instance:
         answer = self._stack.public("GET", self.domain, "/settings/passphrase", what, SETTINGS_SCOPE)
         if answer.status != 200:
             raise answer.error(what)
-        iterations = int(answer.json()["data"]["attributes"].get("iterations", 0))
-        if iterations:
-            proof = password_proof(self._wish.passphrase, self.domain, iterations)
+        known = answer.json()["data"]["attributes"]
+        if known.get("iterations"):
+            proof = password_proof(self._wish.passphrase, known["salt"], int(known["iterations"]))
             answer = self._stack.public(
                 "POST",
                 self.domain,

@@ -41,7 +41,7 @@ options:
   renew_weak:
     description:
       - Whether to make a new line when the existing one matches but has weaker parameters than a new one would have.
-      - Otherwise this is only reported in RV(weaknesses).
+      - Otherwise this is only reported, as a warning and in RV(weaknesses).
     type: bool
     default: false
 seealso:
@@ -128,6 +128,10 @@ def main() -> None:
         after = f"{new.describe()}, matches" if changed else before
     except CozyError as exc:
         module.fail_json(msg=str(exc))
+    for weakness in weaknesses:
+        module.warn(
+            f"The admin passphrase's line is weaker than a new one: {weakness}. renew_weak=true makes a new one."
+        )
     diff = {"before": f"{before}\n", "after": f"{after}\n"}
     module.exit_json(changed=changed, weaknesses=weaknesses, diff=diff, **result)
 

@@ -55,14 +55,14 @@ options:
   sources:
     description:
       - Where applications come from, by short name. Others come from the registry, channel C(stable).
-      - Forms are V(registry://drive/stable), V(https://host/app.tar.gz#sha256), V(git://host/repository.git#branch) and
-        V(file:///folder), a folder on cozy-stack's own disk.
+      - Forms are V(registry://drive/stable), V(https://host/app.tar.gz#sha256), V(git+https://host/repository.git#branch)
+        and V(file:///folder), a folder on cozy-stack's own disk. An archive needs its checksum.
     type: dict
     default: {}
   accept_permissions:
     description:
       - Whether an upgrade may take permissions that the installed version does not have.
-      - Otherwise such a version waits until the person accepts it.
+      - Otherwise such a version waits until the person accepts it, and is named in RV(waiting).
     type: bool
     default: false
 seealso:
@@ -103,6 +103,12 @@ changes:
   returned: success, or when some failed
   type: list
   elements: str
+waiting:
+  description: Versions that wait until the person accepts the permissions they ask for, by short name.
+  returned: success, or when some failed
+  type: dict
+  sample:
+    bank: 2.0.0
 failures:
   description: Reasons by short name.
   returned: when some failed
@@ -113,7 +119,7 @@ failures:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import API_ARGUMENTS, API_TOGETHER, Stack
-from ansible_collections.kubecozy.homelab.plugins.module_utils._apps import Apps
+from ansible_collections.kubecozy.homelab.plugins.module_utils._apps import Apps, check_names
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError
 from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import normal_domain
 
@@ -138,8 +144,9 @@ def main() -> None:
         required_together=API_TOGETHER,
         supports_check_mode=True,
     )
-    slugs, sources, state = module.params["name"], module.params["sources"], module.params["state"]
+    slugs, sources, state = list(dict.fromkeys(module.params["name"])), module.params["sources"], module.params["state"]
     try:
+        check_names(slugs, sources)
         strangers = sorted(set(sources) - set(slugs))
         if strangers:
             raise InputError(f"sources names {', '.join(strangers)}, which name does not.")
@@ -171,6 +178,7 @@ def main() -> None:
         "changed": bool(apps.changed),
         "changes": apps.changed,
         "apps": shown,
+        "waiting": apps.waiting,
         "diff": {"before": versions({slug: app.shown() for slug, app in before.items()}), "after": versions(shown)},
     }
     if apps.failed:

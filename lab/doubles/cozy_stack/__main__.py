@@ -137,6 +137,7 @@ def serve(options: argparse.Namespace, environ: dict[str, str]) -> int:
         thread.start()
     for thread in threads:
         thread.join()
+    stack.settle(DRAIN_SECONDS)
     print("ok.\nAll settled, bye bye !", flush=True)
     return 0
 

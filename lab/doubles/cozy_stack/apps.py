@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..web import Request, Response, log
+from . import keys
 from .answers import ZERO_DATE, ApiError, TextError, event, jsonapi, now, text
 from .config import OFFICIAL_REGISTRY
 from .core import Stack
@@ -90,8 +91,12 @@ def registry_entries() -> Doc:
     if override:
         found: Doc = json.loads(Path(override).read_text())
         return found
-    release = {"version": "1.0.0", "editor": "Cozy", "permissions": {}}
-    return {slug: {"stable": release | {"name": slug.capitalize()}} for slug in PLATFORM}
+    release = {"version": "1.0.0", "editor": "Cozy"}
+    files = {"files": {"type": "io.cozy.files"}}
+    return {
+        slug: {"stable": release | {"name": slug.capitalize(), "permissions": files if slug == "drive" else {}}}
+        for slug in PLATFORM
+    }
 
 
 def from_registry(stack: Stack, instance: Doc, source: str) -> Package:
@@ -110,7 +115,8 @@ def from_registry(stack: Stack, instance: Doc, source: str) -> Package:
             raise unreachable()
     manifest = {key: release[key] for key in ("name", "version", "editor", "permissions") if key in release}
     page = (
-        f"<!doctype html><title>{manifest['name']}</title>{manifest['name']} {manifest['version']} on {{{{.Domain}}}}\n"
+        f"<!doctype html><title>{manifest['name']}</title>"
+        f'<div data-cozy-token="{{{{.Token}}}}">{manifest["name"]} {manifest["version"]} on {{{{.Domain}}}}</div>\n'
     )
     content = json.dumps([slug, manifest]).encode()
     checksum = hashlib.sha256(content).hexdigest()
@@ -355,7 +361,9 @@ def page(stack: Stack, instance: Doc, slug: str, path: str) -> Response:
         raise TextError(404, "Not Found")
     content = target.read_bytes()
     if target.suffix == ".html":
+        scope = " ".join(str(rule.get("type", "")) for rule in doc["permissions"].values())
         content = content.replace(b"{{.Domain}}", instance["domain"].encode())
+        content = content.replace(b"{{.Token}}", keys.make_token(instance, "app", slug, scope).encode())
         headers = [("Cache-Control", "private, no-store, must-revalidate")]
         return Response(200, content, "text/html; charset=UTF-8", headers)
     return text(200, content.decode(errors="replace"))

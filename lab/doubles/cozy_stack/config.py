@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -37,7 +38,11 @@ SCALARS = [
     "mail.password",
     "mail.use_ssl",
     "mail.disable_tls",
+    "mail.skip_certificate_validation",
+    "mail.local_name",
     "mail.noreply_address",
+    "mail.noreply_name",
+    "mail.reply_to",
 ]
 DEFAULTS: dict[str, Any] = {
     "host": "localhost",
@@ -48,7 +53,16 @@ DEFAULTS: dict[str, Any] = {
     "admin.secret_filename": "cozy-admin-passphrase",
     "couchdb.url": "http://localhost:5984/",
     "fs.url": "",
+    "mail.host": "localhost",
+    "mail.port": 25,
+    "mail.use_ssl": False,
+    "mail.disable_tls": True,
+    "mail.skip_certificate_validation": False,
+    "mail.noreply_name": "My Cozy",
 }
+# What viper takes for true; anything else is false.
+TRUE = ("1", "t", "T", "TRUE", "true", "True")
+WORKER_KEYS = ("concurrency", "max_exec_count", "timeout")
 
 # libyaml words its errors as Go's yaml does
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -143,6 +157,49 @@ def to_port(value: Any) -> int:
         return 0
 
 
+def read_mail(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of mail, of the types they have."""
+    found: dict[str, Any] = {}
+    for key in [key for key in SCALARS if key.startswith("mail.")]:
+        value, name = values[key], key.removeprefix("mail.")
+        if isinstance(DEFAULTS.get(key), bool):
+            found[name] = str(value) in TRUE
+        else:
+            found[name] = to_port(value) if name == "port" else str(value)
+    return found
+
+
+def check(tree: Mapping[str, Any]) -> None:
+    """What the real program refuses in settings this double has no use for. Raises ConfigError in its words."""
+    workers = (tree.get("jobs") or {}).get("workers") or {}
+    for worker, settings in workers.items() if isinstance(workers, dict) else []:
+        if not isinstance(settings, dict | bool):
+            raise ConfigError(f'config: expecting a map in the key "jobs.workers.{worker}"')
+        for key in settings if isinstance(settings, dict) else []:
+            if key not in WORKER_KEYS:
+                raise ConfigError(f'config: unknown key "jobs.workers.{worker}.{key}"')
+    for network in (tree.get("safe_http") or {}).get("trusted_private_networks") or []:
+        try:
+            ipaddress.ip_network(network, strict=False)
+            good = "/" in network
+        except ValueError:
+            good = False
+        if not good:
+            raise ConfigError(
+                "invalid safe_http.trusted_private_networks config: invalid trusted private network CIDR"
+                f' "{network}": invalid CIDR address: {network}'
+            )
+    registries = tree.get("registries") or {}
+    for listed in registries.values() if isinstance(registries, dict) else []:
+        if not isinstance(listed, list):
+            raise ConfigError(
+                "Bad format in the registries section of the configuration file: should be a list of strings,"
+                f' got "{listed}"'
+            )
+    if (tree.get("mail") or {}).get("contexts"):
+        raise ConfigError("double: mail.contexts is not played")
+
+
 @dataclass
 class Config:
     """The settings the double uses."""
@@ -199,12 +256,13 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
             value = value.get(part) if isinstance(value, dict) else None
         return DEFAULTS.get(key, "") if value is None else value
 
+    check(tree)
     values = {key: get(key) for key in SCALARS}
     registries = tree.get("registries") or {}
     if isinstance(registries, list):
         registries = {"default": registries}
     if values["subdomains"] not in ("nested", "flat"):
-        raise ConfigError(f"double: subdomains {values['subdomains']!r} is neither nested nor flat")
+        raise ConfigError(f'Subdomains mode should either be "flat" or "nested", was: "{values["subdomains"]}"')
     return Config(
         host=str(values["host"]),
         port=to_port(values["port"]),
@@ -216,7 +274,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         fs_url=str(values["fs.url"]),
         encryptor_key=str(values["vault.credentials_encryptor_key"]),
         decryptor_key=str(values["vault.credentials_decryptor_key"]),
-        mail={key.removeprefix("mail."): values[key] for key in SCALARS if key.startswith("mail.")},
+        mail=read_mail(values),
         registries={str(key): [str(url) for url in urls] for key, urls in registries.items()},
         contexts=tree.get("contexts") or {},
     )

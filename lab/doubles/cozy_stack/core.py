@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..web import log
@@ -20,6 +22,7 @@ class Stack:
 
     config: Config
     couch: Couch
+    jobs: list[threading.Thread] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -41,6 +44,12 @@ class Stack:
             os.kill(os.getpid(), signal.SIGKILL)
             # In a container it is PID 1, which the kernel does not let kill itself.
             os._exit(128 + signal.SIGKILL)
+
+    def settle(self, seconds: float) -> None:
+        """Wait for the jobs that run."""
+        end = time.monotonic() + seconds
+        for job in self.jobs:
+            job.join(max(0.0, end - time.monotonic()))
 
     def writable(self) -> bool:
         """False on a file system that is mounted read-only."""

@@ -106,15 +106,18 @@ def settings_db(doc: Doc) -> str:
     return f"{doc['prefix']}/io-cozy-settings"
 
 
+def to_unicode(domain: str) -> str:
+    """A domain with its punycode taken apart, and nothing else done. Raises UnicodeError."""
+    parts = [part[4:].encode().decode("punycode") if part.startswith("xn--") else part for part in domain.split(".")]
+    return ".".join(parts)
+
+
 def clean_domain(stack: Stack, domain: str) -> str:
     """The domain as the stack keeps it. Raises ApiError 422 for an illegal one."""
-    name = domain.strip()
-    if "xn--" in name:
-        try:
-            name = name.encode().decode("idna")
-        except UnicodeError as error:
-            raise ApiError(422, "Domain name contains illegal characters", "domain") from error
-    name = name.lower()
+    try:
+        name = to_unicode(domain).strip().lower()
+    except UnicodeError as error:
+        raise ApiError(422, "Domain name contains illegal characters", "domain") from error
     dashed = stack.config.subdomains == "flat" and "-" in name.split(".")[0]
     if not name or name.startswith(".") or dashed or any(sign in ILLEGAL for sign in name):
         raise ApiError(422, "Domain name contains illegal characters", "domain")

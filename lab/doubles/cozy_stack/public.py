@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 from ..web import Request, Response
-from . import BUILD, apps, files, instances, keys, pages, realtime
+from . import BUILD, apps, files, instances, jobs, keys, pages, realtime
 from .answers import (
     CSP_API,
     HTML,
@@ -86,12 +86,17 @@ class Visit:
 
     def session(self) -> bool:
         """True when the browser is logged in."""
-        session_id = keys.read_session(self.doc, self.cookie("cozysessid"))
+        session_id = keys.read_session(self.doc, self.cookie(self._session_cookie))
         return session_id is not None and self.stack.couch.get(self._sessions, session_id) is not None
 
     @property
     def _sessions(self) -> str:
         return f"{self.doc['prefix']}/io-cozy-sessions"
+
+    @property
+    def _session_cookie(self) -> str:
+        """With flat subdomains all instances of a domain share it, and so each has a name of its own."""
+        return f"sess-{self.doc['prefix']}" if self.stack.config.subdomains == "flat" else "cozysessid"
 
     def open_session(self) -> tuple[str, str]:
         """Log the browser in; returns the header with its cookie."""
@@ -99,11 +104,11 @@ class Visit:
         session = {"created_at": time.time(), "ip": self.request.header("X-Forwarded-For").split(",")[0].strip()}
         self.stack.couch.put(self._sessions, session)
         value = keys.make_session(self.doc, str(session["_id"]))
-        domain = self.doc["domain"].partition(":")[0]
+        domain = self.domain.partition(":")[0]
         if self.stack.config.subdomains == "flat":
             domain = domain.partition(".")[2]
         rest = f"Path=/; Domain={domain}; Max-Age={SESSION_SECONDS}; HttpOnly; Secure; SameSite=Lax"
-        return "Set-Cookie", f"cozysessid={value}; {rest}"
+        return "Set-Cookie", f"{self._session_cookie}={value}; {rest}"
 
     def token(self, doctype: str | None) -> keys.Claims:
         """The claims of the bearer token. Raises TextError 401, 400 or 403."""
@@ -143,12 +148,12 @@ class Public:
             return text_error(request, TextError(404, "Instance not found"))
         except ApiError as error:
             return api_error(error)
-        except CouchError as error:
+        except (CouchError, UnicodeError) as error:
             return text_error(request, TextError(500, str(error)))
 
     def _first_routing(self, request: Request) -> Response:
         """A host with a dot may be the page of an app: its parent is looked up before anything else."""
-        slug, parent = self._split(request.host.lower())
+        slug, parent = self._split(instances.to_unicode(request.host.lower()))
         if slug:
             try:
                 doc = lookup(self.stack, parent)
@@ -183,7 +188,8 @@ class Public:
             return self._status()
         if request.path == "/connection_check":
             return Response(204)
-        visit = Visit(self.stack, request, lookup(self.stack, request.host.lower()), request.host.lower())
+        host = instances.to_unicode(request.host.lower())
+        visit = Visit(self.stack, request, lookup(self.stack, host), host)
         if path == "/":
             return self._root(visit)
         if head == "auth":
@@ -194,6 +200,8 @@ class Public:
             return self._apps(visit, head, parts[1])
         if head == "files":
             return self._files(visit, parts)
+        if head == "jobs":
+            return self._jobs(visit, parts)
         if request.path == "/realtime/":
             return realtime.upgrade(request, lambda token: self._good_token(visit.doc, token))
         if head == "registry":
@@ -432,6 +440,15 @@ class Public:
         if request.method == "DELETE" and slug:
             return apps.delete(stack, doc, kind, slug)
         raise TextError(405, "Method Not Allowed")
+
+    def _jobs(self, visit: Visit, parts: list[str]) -> Response:
+        visit.token(jobs.DOCTYPE)
+        request, stack, doc = visit.request, self.stack, visit.doc
+        if request.method == "POST" and len(parts) == 3 and parts[1] == "queue":
+            return jobs.push(stack, doc, parts[2], request)
+        if request.method == "GET" and len(parts) == 2 and parts[1] != "triggers":
+            return jobs.get(stack, doc, parts[1])
+        return not_played(request)
 
     def _files(self, visit: Visit, parts: list[str]) -> Response:
         claims = visit.token(files.DOCTYPE)

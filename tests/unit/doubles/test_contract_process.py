@@ -5,12 +5,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -26,6 +23,7 @@ from lab.doubles.cozy_stack import __main__ as program
 from lab.doubles.cozy_stack import keys
 from lab.doubles.cozy_stack.config import Config, ConfigError, load
 from lab.doubles.cozy_stack.couch import Couch
+from tests.unit.doubles.browser import say
 from tests.unit.doubles.replay import Replay, order
 from tests.unit.doubles.replay import load as recording
 from tests.unit.doubles.world import World, free_port
@@ -331,13 +329,6 @@ def connect(world: World, case: str) -> tuple[socket.socket, bytes]:
     while b"\r\n\r\n" not in received:
         received += connection.recv(1)
     return connection, received
-
-
-def say(connection: socket.socket, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    size = struct.pack(">BBH", 0x81, 0xFE, len(data))
-    mask = os.urandom(4)
-    connection.sendall(size + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(data)))
 
 
 def heads(raw: str) -> set[str]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,36 @@ def test_flags_over_environment_over_local_over_file(tmp_path: Path, monkeypatch
     assert config.fs_root == Path("/e")
     assert load(None, {"COZY_PORT": "tcp://10.0.0.1:80"}, {}).port == 0
     assert config.registries_of("") == [OFFICIAL_REGISTRY]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jobs: {workers: {sendmail: {concurency: 1}}}", 'config: unknown key "jobs.workers.sendmail.concurency"'),
+        ("jobs: {workers: {sendmail: 1}}", 'config: expecting a map in the key "jobs.workers.sendmail"'),
+        ("safe_http: {trusted_private_networks: [10.0.0.1]}", "invalid CIDR address: 10.0.0.1"),
+        ("safe_http: {trusted_private_networks: [10.0.0.0/99]}", "invalid CIDR address: 10.0.0.0/99"),
+        ("registries: {default: 'https://h.test/'}", "should be a list of strings"),
+        ("subdomains: deep", 'Subdomains mode should either be "flat" or "nested", was: "deep"'),
+        ("mail: {contexts: {a: {host: b}}}", "mail.contexts is not played"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    """As pkg/config/config/config.go does it."""
+    path = tmp_path / "cozy.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load(path, {}, {})
+
+
+def test_settings_of_mail(tmp_path: Path) -> None:
+    path = tmp_path / "cozy.yaml"
+    path.write_text("mail: {port: '465', use_ssl: true, disable_tls: false}\njobs: {workers: {log: false}}\n")
+    mail = load(path, {"COZY_MAIL_PASSWORD": "p", "COZY_MAIL_HOST": ""}, {}).mail
+    assert (mail["host"], mail["port"], mail["password"]) == ("localhost", 465, "p")
+    assert (mail["use_ssl"], mail["disable_tls"], mail["skip_certificate_validation"]) == (True, False, False)
+    path.write_text("{}\n")
+    assert load(path, {}, {}).mail["disable_tls"] is True
 
 
 def test_secret_line() -> None:

@@ -1,6 +1,6 @@
 # Copyright: the kubecozy authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Both doubles as processes on loopback, with a configuration and folders of their own."""
+"""How tests call a stack and its CouchDB; and the doubles of both as processes with folders of their own."""
 
 from __future__ import annotations
 
@@ -72,8 +72,54 @@ class Answer:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
+class Place:
+    """A stack and its CouchDB, and how to call them. Ports are what ``connection`` makes of them."""
+
+    root: Path
+    data: Path
+    public_port: int
+    admin_port: int
+    couch_port: int
+    passphrase = PASSPHRASE
+    couch_login = ("cozy", COUCH_PASSWORD)
+
+    def connection(self, port: int, timeout: float) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+
+    def call(
+        self, port: int, method: str, path: str, headers: dict[str, str], body: bytes | None = None, timeout: float = 60
+    ) -> Answer:
+        """One request with exactly these headers (and the length of the body)."""
+        connection = self.connection(port, timeout)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            if body is not None or method in ("POST", "PUT", "PATCH"):
+                connection.putheader("Content-Length", str(len(body or b"")))
+            connection.endheaders(body)
+            response = connection.getresponse()
+            return Answer(response.status, response.getheaders(), response.read())
+        finally:
+            connection.close()
+
+    def admin(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        headers = {"Host": "127.0.0.1", "Authorization": basic("", self.passphrase)}
+        return self.call(self.admin_port, method, path, headers, body)
+
+    def token(self, domain: str, scope: str) -> str:
+        query = f"Domain={domain}&Audience=cli&Subject=CLI&Scope={scope.replace(' ', '%20')}"
+        answer = self.admin("POST", f"/instances/token?{query}")
+        assert answer.status == 200, answer
+        return answer.body.decode()
+
+    def couchdb(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        headers = {"Host": "couch", "Authorization": basic(*self.couch_login), "Content-Type": "application/json"}
+        return self.call(self.couch_port, method, path, headers, body)
+
+
 @dataclass
-class World:
+class World(Place):
     """A CouchDB double and a stack double, started by the parts."""
 
     root: Path
@@ -183,37 +229,6 @@ class World:
     def resume_couch(self) -> None:
         assert self.couch is not None
         self.couch.send_signal(signal.SIGCONT)
-
-    def call(
-        self, port: int, method: str, path: str, headers: dict[str, str], body: bytes | None = None, timeout: float = 60
-    ) -> Answer:
-        """One request with exactly these headers (and the length of the body)."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-        try:
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            if body is not None or method in ("POST", "PUT", "PATCH"):
-                connection.putheader("Content-Length", str(len(body or b"")))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return Answer(response.status, response.getheaders(), response.read())
-        finally:
-            connection.close()
-
-    def admin(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        headers = {"Host": "127.0.0.1", "Authorization": basic("", PASSPHRASE)}
-        return self.call(self.admin_port, method, path, headers, body)
-
-    def token(self, domain: str, scope: str) -> str:
-        query = f"Domain={domain}&Audience=cli&Subject=CLI&Scope={scope.replace(' ', '%20')}"
-        answer = self.admin("POST", f"/instances/token?{query}")
-        assert answer.status == 200, answer
-        return answer.body.decode()
-
-    def couchdb(self, method: str, path: str, body: bytes | None = None, password: str = COUCH_PASSWORD) -> Answer:
-        headers = {"Host": "couch", "Authorization": basic("cozy", password), "Content-Type": "application/json"}
-        return self.call(self.couch_port, method, path, headers, body)
 
 
 def basic(user: str, password: str) -> str:

@@ -23,3 +23,12 @@ def run_module(main: Callable[[], None], check: bool = False, **arguments: Any) 
     result = json.loads(output.getvalue())
     assert isinstance(result, dict)
     return result
+
+
+def four_steps(run: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+    """Foretold, done, and then neither again."""
+    foretold, done = run(True, **arguments), run(**arguments)
+    assert [foretold.get("msg"), done.get("msg")] == [None, None]
+    assert [foretold["changed"], done["changed"]] == [True, True]
+    assert [run(True, **arguments)["changed"], run(**arguments)["changed"]] == [False, False]
+    return done

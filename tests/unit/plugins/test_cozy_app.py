@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -154,6 +155,50 @@ def test_upgrade_is_a_change_only_with_another_version(recording: str, accept: b
     assert play(script, state="latest", accept_permissions=accept)["changes"] == changes
 
 
+ZED = "PUT public /apps/zed"
+
+
+def zed_list(version: str, waiting: str = "") -> Plain:
+    """The list with nothing but zed in it."""
+    listed = json.loads(Answer("reg-apps-list").body)
+    attributes = listed["data"][0]["attributes"]
+    attributes |= {"slug": "zed", "source": "registry://zed/stable", "version": version, "available_version": waiting}
+    return Plain(200, json.dumps(listed))
+
+
+def test_new_permissions_wait_for_the_person() -> None:
+    script = Script(REG, (LIST, zed_list("2.1.0")), (ZED, "reg2-put-newperm-unacked"))
+    result = play(script, name=["zed"], state="latest")
+    assert not result["changed"]
+    assert result["waiting"] == {"zed": "2.2.0"}
+    assert play(Script(REG, (LIST, zed_list("2.1.0", "2.2.0"))), name=["zed"])["waiting"] == {"zed": "2.2.0"}
+
+
+def test_new_permissions_are_taken_on_request() -> None:
+    arguments: dict[str, Any] = {"name": ["zed"], "state": "latest", "accept_permissions": True}
+    assert play(Script(REG, (LIST, zed_list("2.1.0", "2.2.0"))), check=True, **arguments)["changes"] == ["zed"]
+    script = Script(
+        REG,
+        (LIST, zed_list("2.1.0", "2.2.0")),
+        (f"{ZED}?PermissionsAcked=true", "reg2-put-newperm-acked"),
+        (LIST, zed_list("2.2.0")),
+    )
+    result = play(script, **arguments)
+    assert result["changes"] == ["zed"]
+    assert result["waiting"] == {}
+
+
+def test_konnector_with_accounts_takes_its_time_to_go() -> None:
+    arguments: dict[str, Any] = {"domain": "alice.cozy.test", "kind": "konnector", "name": ["pk"], "state": "absent"}
+    token = take("alice.cozy.test", "io.cozy.konnectors")
+    there, removal = ("GET public /konnectors/", "konn-list-one"), ("DELETE public /konnectors/pk", Plain(202, "{}"))
+    gone = ("GET public /konnectors/", "konn-list-empty")
+    script = Script(token, there, removal, there, gone, gone)
+    assert play(script, **arguments)["changes"] == ["pk"]
+    script = Script(token, there, removal, *[there] * 5)
+    assert "still there 3 s after" in play(script, timeout=3, **arguments)["failures"]["pk"]
+
+
 def test_installation_under_way_is_waited_for() -> None:
     busy = Plain(200, Answer("reg-apps-list").body.replace('"state":"ready"', '"state":"installing"'))
     script = Script(REG, (LIST, busy), (LIST, busy), (LIST, "reg-apps-list"))
@@ -201,6 +246,39 @@ def test_list_that_is_refused_tells_the_reason(recording: str, message: str) -> 
 def test_unknown_instance() -> None:
     result = play(Script((REG[0], "token-404")))
     assert "Taking a token for reg.cozy.test: cozy-stack answered 404: Instance not found" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("slug", "source", "message"),
+    [
+        ("Home", "", "is no short name"),
+        ("home", "https://h.test/home.tar.gz", "needs its checksum"),
+        ("home", "http://h.test/home.tar.gz#abc", "needs its checksum"),
+        ("home", "file://srv/home", "file:///folder"),
+        ("home", "ftp://h.test/home", "is none of: registry"),
+        ("home", "home", "is none of: registry"),
+    ],
+)
+def test_names_and_sources_that_can_not_be_used(slug: str, source: str, message: str) -> None:
+    assert message in play(Script(), name=[slug], sources={slug: source} if source else {})["msg"]
+
+
+@pytest.mark.parametrize("source", [f"https://h.test/home.tar.gz#{'0a' * 32}", "git+https://h.test/home.git#build"])
+def test_sources_of_every_kind(source: str) -> None:
+    script = Script(
+        REG,
+        (LIST, "reg-apps-list-after-install-badsha"),
+        (f"POST public /apps/home?Source={source}", "reg-apps-install-default-source-sse"),
+        (LIST, "reg-apps-list"),
+    )
+    assert play(script, name=["home", "home"], sources={"home": source})["changes"] == ["home"]
+
+
+def test_token_is_taken_again_before_it_is_too_old() -> None:
+    busy = Plain(200, Answer("reg-apps-list").body.replace('"state":"ready"', '"state":"installing"'))
+    steps = [(LIST, busy)] * 1200
+    script = Script(REG, *steps, REG, (LIST, "reg-apps-list"))
+    assert not play(script, timeout=2000).get("failed")
 
 
 def test_sources_without_a_name_are_refused() -> None:

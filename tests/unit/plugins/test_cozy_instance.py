@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import UrlRoute, to_ascii
+from ansible_collections.kubecozy.homelab.plugins.module_utils._couchdb import CouchDB
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import InputError
 from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import (
     database_prefix,
@@ -132,7 +134,8 @@ def test_refused_change_tells_the_reason() -> None:
         (ALICE, "instance-get-200-alice"),
         ("PATCH admin /instances/alice.cozy.test?DomainAliases=bob.cozy.test", "patch-DomainAliases-conflict"),
     )
-    assert "409: Instance already exists" in play(script, aliases=["bob.cozy.test"])["msg"]
+    message = play(script, aliases=["bob.cozy.test"])["msg"]
+    assert "one of its aliases (bob.cozy.test) is the domain or an alias of another instance" in message
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
@@ -149,6 +152,30 @@ def test_removes() -> None:
     assert play(script, state="absent")["changes"] == ["removed"]
     assert not play(Script((ALICE, "instance-get-404")), state="absent")["changed"]
     assert play(Script((ALICE, "instance-get-200-alice")), state="absent", check=True)["changed"]
+
+
+DELETING = Plain(500, '{"errors":[{"status":"500","detail":"The deletion has already been requested"}]}')
+
+
+def test_removal_under_way_is_waited_for() -> None:
+    script = Script(
+        (ALICE, "instance-get-200-alice"),
+        ("DELETE admin /instances/alice.cozy.test", DELETING),
+        (ALICE, "instance-get-200-alice"),
+        (ALICE, "instance-get-404"),
+    )
+    assert play(script, state="absent")["changes"] == ["removed"]
+
+
+def test_removal_that_failed_before_is_begun_anew() -> None:
+    script = Script(
+        (ALICE, "instance-get-200-alice"),
+        ("DELETE admin /instances/alice.cozy.test", DELETING),
+        *[(ALICE, "instance-get-200-alice")] * 3,
+        ("PATCH admin /instances/alice.cozy.test?Deleting=false", "patch-none"),
+        ("DELETE admin /instances/alice.cozy.test", "instance-delete-204"),
+    )
+    assert play(script, state="absent", wait=2)["changes"] == ["removed"]
 
 
 def test_removal_that_fails_tells_the_reason() -> None:
@@ -238,7 +265,7 @@ def test_taken_alias_is_named() -> None:
         (f"GET admin {path}", gone()),
     )
     result = play(script, domain="carol.cozy.test", aliases=["alice.cozy.test"])
-    assert "one of its aliases (alice.cozy.test) is taken already" in result["msg"]
+    assert "one of its aliases (alice.cozy.test) is the domain or an alias of another instance" in result["msg"]
 
 
 @pytest.mark.parametrize(
@@ -268,10 +295,16 @@ def test_onboarding_link_only_when_asked_for() -> None:
 
 def test_instance_that_waits_for_its_person_gets_the_passphrase() -> None:
     found = (f"GET admin {BOB}", "instance-get-200-bob-uppercase")
-    script = Script(found, found, ("POST public /settings/passphrase", "bob-onboard-ok"))
+    script = Script(
+        found,
+        found,
+        ("POST public /settings/passphrase", "bob-onboard-ok"),
+        (f"GET admin {BOB}", "bob-get-after-onboard"),
+    )
     result = play(script, domain="bob.cozy.test", passphrase="bobS3cret-pass")
     assert result["changes"] == ["passphrase"]
-    assert script.bodies[-1] == {"register_token": "f7ac67ecfb29dcf182b76a8992239cbd", "passphrase": "bobS3cret-pass"}
+    assert result["instance"]["onboarding_finished"]
+    assert script.bodies[-2] == {"register_token": "f7ac67ecfb29dcf182b76a8992239cbd", "passphrase": "bobS3cret-pass"}
     assert "bobS3cret-pass" not in json.dumps(result)
 
 
@@ -303,11 +336,19 @@ def test_feature_flags_and_sets() -> None:
         (f"PATCH admin {path}/flags", "admin-flags-patch"),
         (f"PUT admin {path}/sets", "admin-sets-put"),
     )
-    assert play(script, **arguments)["changes"] == ["feature_flags", "feature_sets"]
+    result = play(script, **arguments)
+    assert result["changes"] == ["feature_flags", "feature_sets"]
+    assert result["instance"]["feature_sets"] == ["a", "b"]
     assert script.bodies[-2:] == [{"a.b": True}, ["a", "b"]]
 
 
 # ---- the five messages
+
+
+def couch_refusal(status: int, name: str, reason: str) -> Plain:
+    """CouchDB's refusal of cozy-stack, as cozy-stack hands it on."""
+    error = {"status": str(status), "title": name, "detail": reason, "source": {}}
+    return Plain(status, json.dumps({"errors": [error]}))
 
 
 @pytest.mark.parametrize(
@@ -320,9 +361,12 @@ def test_feature_flags_and_sets() -> None:
         ("admin-secret-file-gone", None, "has no file cozy-admin-passphrase"),
         ("instance-get-couch-stopped", None, "can't reach couchdb"),
         ("auth-none", None, "does not see our credentials"),
+        ("admin-unknown-route", None, "is not the admin port"),
+        (couch_refusal(401, "unauthorized", "Name or password is incorrect."), None, "couchdb refuses its credentials"),
+        (couch_refusal(403, "forbidden", "Account is temporarily locked"), None, "couchdb has locked the account"),
     ],
 )
-def test_each_trouble_has_its_own_message(recording: str, line: str | None, message: str) -> None:
+def test_each_trouble_has_its_own_message(recording: str | Answer, line: str | None, message: str) -> None:
     script = Script((ALICE, recording))
     script.lines = [line]
     assert message in play(script)["msg"].lower()
@@ -392,16 +436,47 @@ def test_quota_that_can_not_be_read(text: str) -> None:
         quota_bytes(text)
 
 
+def test_aliases_are_compared_without_order_and_doubles() -> None:
+    aliases = [" Alice-Alias.cozy.test", "alice-alias.cozy.test"]
+    assert not play(Script((ALICE, "instance-get-200-alice")), aliases=aliases)["changed"]
+
+
+def test_dash_that_flat_subdomains_do_not_allow_is_named() -> None:
+    script = Script(("GET admin /instances/a-b.cozy.test", "instance-get-404-bad-name"))
+    assert "has no '-'" in play(script, domain="a-b.cozy.test")["msg"]
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h", "http://", "http://h/x", "http://u:secret@h", "http://h:secret", "http://[h"]
+)
+def test_url_that_can_not_be_used(url: str) -> None:
+    with pytest.raises(InputError, match="admin_url") as refused:
+        UrlRoute(url, "http://h", 1)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(InputError, match="couchdb_url") as refused:
+        CouchDB.from_parameters({"couchdb_url": url.replace("http://u", "https://u"), "timeout": 1})
+    assert "secret" not in str(refused.value)
+
+
 def test_domains() -> None:
     assert normal_domain(" Bob.Cozy.Test ") == "bob.cozy.test"
     assert normal_domain("xn--caf-dma.example.com") == "café.example.com"
+    assert normal_domain("CAFE\u0301.example.com") == "café.example.com"
+    # The letter ß is one that older rules turned into another.
+    for ascii_form, domain in (
+        ("xn--strae-oqa.example.com", "straße.example.com"),
+        ("xn--caf-dma.test:80", "café.test:80"),
+    ):
+        assert normal_domain(ascii_form) == domain
+        assert to_ascii(domain) == ascii_form
+    assert to_ascii("lab.test:18080") == "lab.test:18080"
     for wrong in ("", " ", ".x.test", "a b.test", "a/b", "a,b", "xn--\u00e9.test"):
         with pytest.raises(InputError):
             normal_domain(wrong)
 
 
 def test_password_proof_is_the_one_of_a_browser() -> None:
-    assert password_proof("alice-Passphrase-1", "alice.cozy.test", 650000) == (
+    assert password_proof("alice-Passphrase-1", "me@alice.cozy.test", 650000) == (
         "5yB2lOGbCE3przGiEIlOvstPTIJrB7BP2Fp2X8Ddor4="
     )
 

@@ -67,6 +67,7 @@ def test_weak_line_is_reported_and_renewed_on_request() -> None:
     kept = run_module(cozy_admin_passphrase.main, passphrase=PASSPHRASE, line=str(weak))
     assert not kept["changed"]
     assert len(kept["weaknesses"]) == 2
+    assert "is weaker than a new one: N=1024" in str(kept["warnings"])
     renewed = run_module(cozy_admin_passphrase.main, passphrase=PASSPHRASE, line=str(weak), renew_weak=True)
     assert renewed["changed"]
     assert renewed["weaknesses"] == []
