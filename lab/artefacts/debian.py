@@ -30,6 +30,7 @@ IMAGE_PACKAGES = (
     "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "python3-yaml", "tzdata",
 )  # fmt: skip
 
+
 @dataclass(frozen=True)
 class DebianRoot(Recipe):
     """A root tree by debootstrap: `root/` in the part's folder."""
