@@ -20,12 +20,18 @@ LIST = ".kubecozy-export"
 SECRETS = {
     "couchdb_password": "secret-of-couchdb",
     "cozy_stack_admin_passphrase": "secret of the admin",
-    "cozy_stack_mail_password": "secret at the mail server",
+    "mail_relay_password": "secret at the mail server",
     "cluster_issuer_ca_certificate": "certificate of the house",
     "cluster_issuer_ca_key": "secret of the house",
 }
+RELAY = {
+    "mail_kind": "relay",
+    "mail_relay_host": "smtp.example.net",
+    "mail_relay_tls": "starttls",
+    "mail_relay_username": "cozy",
+}
 # A cluster's answer, as kubernetes.core would give it.
-VERSIONS = {"cozy-couchdb": "4711", "cozy-mail-login": "4712"}
+VERSIONS = {"cozy-couchdb": "4711", "cozy-mail": "4712"}
 KNOWN = [{"metadata": {"name": name, "resourceVersion": version}} for name, version in VERSIONS.items()]
 
 
@@ -42,7 +48,7 @@ class Exports:
         (self.foreign / "README.md").write_text("# Mine\n")
         site = yaml.safe_load((TOP / "tests/inventories/good/three_machines/hosts.yml").read_text())["all"]["vars"]
         hosts = {name: {"export_path": str(folder / name)} for name in ("tree", "foreign", "checked")}
-        given = {**site, **SECRETS, "homelab_storage_node": "worker1", "export_from_cluster": False}
+        given = {**site, **SECRETS, **RELAY, "homelab_storage_node": "worker1", "export_from_cluster": False}
         inventory = {"all": {"hosts": hosts, "vars": {**given, "ansible_connection": "local"}}}
         role = {"role": "kubecozy.homelab.export", "check_mode": "{{ inventory_hostname == 'checked' }}"}
         (folder / "hosts.yml").write_text(json.dumps(inventory))
@@ -107,7 +113,7 @@ def test_readme_names_every_secret(exports: Exports) -> None:
     """Whoever follows the README makes all that the pods and the Ingress ask for."""
     text = json.dumps(objects(exports.tree))
     wanted = set(re.findall(r'"secret(?:Name|KeyRef|)": (?:{"name": )?"([^"]+)"', text))
-    assert {"cozy-couchdb", "cozy-mail-login", "cozy-admin-passphrase", "cozy-vault-keys", "cozy-tls"} == wanted
+    assert {"cozy-couchdb", "cozy-mail", "cozy-admin-passphrase", "cozy-vault-keys", "cozy-tls"} == wanted
     readme = (exports.tree / "README.md").read_text()
     assert [name for name in sorted(wanted) if name not in readme] == []
 
