@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from lab.artefacts.catalog import HOST
+from lab.model import cache_dir
 from tests.site import machines, playbook, recap
 from tests.site.playbook import TrialError
 
@@ -29,6 +31,7 @@ STARTS: dict[str, Callable[[], None]] = {
     "services": machines.whole,
     "cozy": machines.whole,
     "elsewhere": machines.whole,
+    "export": machines.whole,
 }
 """How each scenario's machines are made; in place of Molecule's create and destroy."""
 
@@ -96,7 +99,10 @@ def run(name: str) -> None:
         ran = playbook.run(
             (str(Path(sys.executable).with_name("molecule")), "test", "--report", "--scenario-name", name),
             f"molecule-{name}",
-            environment={"MOLECULE_EPHEMERAL_DIRECTORY": fresh},
+            environment={
+                "MOLECULE_EPHEMERAL_DIRECTORY": fresh,
+                "LAB_PROGRAMS": str(cache_dir() / "artefacts" / HOST.name),
+            },
         )
     if ran.code:
         raise TrialError(f"Molecule ended with {ran.code}; what failed is above")
