@@ -56,7 +56,8 @@ options:
     description:
       - Where applications come from, by short name. Others come from the registry, channel C(stable).
       - Forms are V(registry://drive/stable), V(https://host/app.tar.gz#sha256), V(git+https://host/repository.git#branch)
-        and V(file:///folder), a folder on cozy-stack's own disk. An archive needs its checksum.
+        and V(file:///folder), a folder on cozy-stack's own disk.
+      - An archive needs its checksum. cozy-stack fetches it only while it has no files of that application and version.
     type: dict
     default: {}
   accept_permissions:

@@ -73,7 +73,7 @@ class Visit:
 
     @property
     def home(self) -> str:
-        host = apps.app_host("home", self.doc["domain"], self.stack.config.subdomains)
+        host = apps.app_host("home", self.domain, self.stack.config.subdomains)
         return f"https://{host}/"
 
     def cookie(self, name: str) -> str:
@@ -98,8 +98,8 @@ class Visit:
         """With flat subdomains all instances of a domain share it, and so each has a name of its own."""
         return f"sess-{self.doc['prefix']}" if self.stack.config.subdomains == "flat" else "cozysessid"
 
-    def open_session(self) -> tuple[str, str]:
-        """Log the browser in; returns the header with its cookie."""
+    def open_session(self, long_run: bool) -> tuple[str, str]:
+        """Log the browser in; returns the header with its cookie, which without ``long_run`` ends with the browser."""
         self.stack.couch.ensure(self._sessions)
         session = {"created_at": time.time(), "ip": self.request.header("X-Forwarded-For").split(",")[0].strip()}
         self.stack.couch.put(self._sessions, session)
@@ -107,7 +107,8 @@ class Visit:
         domain = self.domain.partition(":")[0]
         if self.stack.config.subdomains == "flat":
             domain = domain.partition(".")[2]
-        rest = f"Path=/; Domain={domain}; Max-Age={SESSION_SECONDS}; HttpOnly; Secure; SameSite=Lax"
+        age = f"Max-Age={SESSION_SECONDS}; " if long_run else ""
+        rest = f"Path=/; Domain={domain}; {age}HttpOnly; Secure; SameSite=Lax"
         return "Set-Cookie", f"{self._session_cookie}={value}; {rest}"
 
     def token(self, doctype: str | None) -> keys.Claims:
@@ -338,11 +339,11 @@ class Public:
                 return json_answer({"error": pages.words(visit.doc["locale"], "wrong")}, 401)
             return self._login_page(visit, csrf, failed=True)
         target = form.get("redirect") or visit.home
-        own = visit.doc["domain"].partition(":")[0]
+        own = visit.domain.partition(":")[0]
         host = target.partition("//")[2].partition("/")[0].partition(":")[0]
         if host != own and not host.endswith("." + own) and target != visit.home:
             raise ApiError(400, "bad url: should be a subdomain")
-        cookie = visit.open_session()
+        cookie = visit.open_session(form.get("long-run-session") == "1")
         response = json_answer({"redirect": target}) if wants_json else self._redirect(target)
         response.headers.append(cookie)
         return response
@@ -404,7 +405,7 @@ class Public:
         visit.doc.pop("register_token")
         visit.doc["onboarding_finished"] = True
         self.stack.couch.put(INSTANCES, visit.doc)
-        cookie = visit.open_session()
+        cookie = visit.open_session(long_run=True)
         response = json_answer({"redirect": visit.home}) if wants_json else self._redirect(visit.home)
         response.headers.append(cookie)
         return response

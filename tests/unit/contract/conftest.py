@@ -12,7 +12,7 @@ import pytest
 from tests.unit.contract.site import Site, opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A real stack, or the doubles."""
     with opened(os.environ, tmp_path_factory.mktemp("site") / "world") as found:

@@ -135,7 +135,7 @@ class Site(Place):
     def clean(self) -> None:
         """Remove all that this run made."""
         for domain in self.instances():
-            self.admin("DELETE", f"/instances/{domain}")
+            self.admin("DELETE", f"/instances/{quote(domain)}")
         for name in self.databases():
             self.couchdb("DELETE", f"/{quote(name, safe='')}")
         assert self.instances() == []

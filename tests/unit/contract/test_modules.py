@@ -72,6 +72,25 @@ def test_databases_that_a_cut_off_creation_left(site: Site) -> None:
     assert instance(site, "ivan", state="absent")["changed"]
 
 
+def test_removal_that_failed_half_way(site: Site) -> None:
+    """What such a one leaves is the mark that it has begun."""
+    instance(site, "kim")
+    assert site.admin("PATCH", f"/instances/{site.domain('kim')}?Deleting=true").status == 200
+    assert instance(site, "kim", state="absent", wait=1)["changes"] == ["removed"]
+    assert not instance(site, "kim", state="absent")["changed"]
+
+
+def test_international_name(site: Site) -> None:
+    def run(check: bool = False, **arguments: Any) -> dict[str, Any]:
+        return instance(site, "straße", check, **arguments)
+
+    four_steps(run, passphrase="some-Passphrase-1", aliases=[site.domain("café")])
+    assert run()["instance"]["domain"] == site.domain("straße")
+    four_steps(run, email="x@example.test")
+    assert "is an alias of" in instance(site, "xn--caf-dma")["msg"]
+    assert instance(site, "xn--strae-oqa", state="absent")["changed"]
+
+
 def test_wrong_passphrase(site: Site) -> None:
     assert "refuses the admin passphrase" in instance(site, "judy", admin_passphrase="wrong")["msg"]
 

@@ -67,7 +67,7 @@ def test_what_is_not_of_this_run_is_never_touched(port: int, method: str, path: 
 
 def test_all_is_cleaned_away(site: Site) -> None:
     assert site.admin("POST", f"/instances?Domain={site.domain('olivia')}").status == 201
-    assert site.instances() == [site.domain("olivia")]
+    assert site.domain("olivia") in site.instances()
     assert len(site.databases()) > 10
     site.clean()
     assert site.instances() == site.databases() == []

@@ -77,7 +77,7 @@ def test_flat_subdomains(tmp_path: Path) -> None:
         welcome = log_in(world, DOMAIN, PASSPHRASE)
         assert welcome.header("Location") == "https://alice-home.cozy.test/"
         attributes = [attributes for _, attributes in cookies(welcome.headers) if attributes.startswith("sess-")]
-        assert attributes[0].startswith(f"sess-{prefix}; Path=/; Domain=cozy.test; ")
+        assert attributes == [f"sess-{prefix}; Path=/; Domain=cozy.test; HttpOnly; Secure; SameSite=Lax"]
         session = cookie(welcome, f"sess-{prefix}")
         assert visit(world, DOMAIN, "/", session).header("Location") == "https://alice-home.cozy.test/"
 
