@@ -335,8 +335,12 @@ class Instance:
     def _create(self) -> Found | None:
         wish = self._wish
         self.changes.append("created")
+        self.after = {"domain": self.domain, **wish.simple}
+        if wish.aliases:
+            self.after["aliases"] = sorted(wish.aliases)
+        if wish.quota is not None:
+            self.after["quota"] = wish.quota
         if self._check:
-            self.after = {"domain": self.domain, **wish.simple}
             return None
         parameters = {"Domain": self.domain}
         for option, (parameter, _attribute) in {**ON_INSTANCE, **ON_SETTINGS}.items():

@@ -120,14 +120,21 @@ failures:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import API_ARGUMENTS, API_TOGETHER, Stack
-from ansible_collections.kubecozy.homelab.plugins.module_utils._apps import Apps, check_names
+from ansible_collections.kubecozy.homelab.plugins.module_utils._apps import App, Apps, check_names
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError
 from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import normal_domain
 
 
-def versions(apps: dict[str, dict[str, str]]) -> dict[str, str]:
+def versions(apps: dict[str, App]) -> dict[str, str]:
     """What a diff shows."""
-    return {slug: f"{app['version']} from {app['source']}" for slug, app in sorted(apps.items())}
+    return {slug: f"{app.version} from {app.source}" for slug, app in sorted(apps.items())}
+
+
+def foretold(before: dict[str, str], changed: list[str], absent: bool) -> dict[str, str]:
+    """What a diff shows afterwards, in check mode."""
+    if absent:
+        return {slug: text for slug, text in before.items() if slug not in changed}
+    return dict(sorted({**before, **dict.fromkeys(changed, "to be installed")}.items()))
 
 
 def main() -> None:
@@ -174,13 +181,15 @@ def main() -> None:
             stack.close()
     except CozyError as exc:
         module.fail_json(msg=str(exc))
-    shown = {slug: app.shown() for slug, app in after.items()}
+    diff = {"before": versions(before), "after": versions(after)}
+    if module.check_mode:
+        diff["after"] = foretold(diff["before"], apps.changed, state == "absent")
     result = {
         "changed": bool(apps.changed),
         "changes": apps.changed,
-        "apps": shown,
+        "apps": {slug: app.shown() for slug, app in after.items()},
         "waiting": apps.waiting,
-        "diff": {"before": versions({slug: app.shown() for slug, app in before.items()}), "after": versions(shown)},
+        "diff": diff,
     }
     if apps.failed:
         reasons = "; ".join(f"{slug}: {reason}" for slug, reason in apps.failed.items())

@@ -30,5 +30,9 @@ def four_steps(run: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str
     foretold, done = run(True, **arguments), run(**arguments)
     assert [foretold.get("msg"), done.get("msg")] == [None, None]
     assert [foretold["changed"], done["changed"]] == [True, True]
+    assert foretold["changes"] == done["changes"]
+    for side in ("before", "after"):
+        assert set(foretold["diff"][side]) == set(done["diff"][side])
+    assert foretold["diff"]["before"] != foretold["diff"]["after"]
     assert [run(True, **arguments)["changed"], run(**arguments)["changed"]] == [False, False]
     return done

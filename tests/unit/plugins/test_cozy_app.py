@@ -62,7 +62,9 @@ def test_only_the_list_is_read_when_nothing_is_missing() -> None:
 
 def test_installation_is_foretold_in_check_mode() -> None:
     script = Script(REG, (LIST, "reg-apps-list-after-install-badsha"))
-    assert play(script, check=True, name=["home", "drive"])["changes"] == ["home", "drive"]
+    result = play(script, check=True, name=["home", "drive"])
+    assert result["changes"] == ["home", "drive"]
+    assert result["diff"] == {"before": {}, "after": {"drive": "to be installed", "home": "to be installed"}}
 
 
 def test_every_failure_is_named_and_the_rest_is_installed() -> None:
@@ -221,7 +223,9 @@ def test_removes() -> None:
         (LIST, "apps-list-one"),
     )
     assert play(script, **arguments)["changes"] == ["probe2"]
-    assert play(Script(ALICE, (LIST, "apps-list-two")), check=True, **arguments)["changes"] == ["probe2"]
+    result = play(Script(ALICE, (LIST, "apps-list-two")), check=True, **arguments)
+    assert result["changes"] == ["probe2"]
+    assert list(result["diff"]["after"]) == ["probe"]
     assert not play(Script(ALICE, (LIST, "apps-list-one")), **arguments)["changed"]
 
 
