@@ -7,7 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.kubecozy.homelab.plugins.module_utils._instance import database_prefix
-from ansible_collections.kubecozy.homelab.plugins.modules import cozy_app, cozy_instance, cozy_instance_info
+from ansible_collections.kubecozy.homelab.plugins.modules import (
+    cozy_app,
+    cozy_instance,
+    cozy_instance_info,
+    cozy_test_mail,
+)
 
 from tests.unit.contract.site import Site
 from tests.unit.doubles.browser import cookie, download, handshake, log_in, upload
@@ -43,6 +48,13 @@ def test_application_that_does_not_exist(site: Site) -> None:
     assert failed["apps"] == {}
     assert not run_module(cozy_app.main, **{**arguments, "state": "absent"})["changed"]
     instance(site, "frank", state="absent")
+
+
+def test_mail_to_a_person_without_an_address(site: Site) -> None:
+    instance(site, "peggy")
+    failed = run_module(cozy_test_mail.main, domain=site.domain("peggy"), **site.urls_and_secrets)
+    assert f"Domain {site.domain('peggy')} has no email in its settings" in failed["msg"]
+    instance(site, "peggy", state="absent")
 
 
 def test_person_with_a_link(site: Site) -> None:

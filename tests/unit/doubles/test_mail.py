@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubecozy.homelab.plugins.modules import cozy_test_mail
 
 from lab import ca
 from lab.doubles.cozy_stack import jobs
-from tests.unit.doubles.world import World, free_port
+from tests.unit.doubles.world import PASSPHRASE, World, free_port
+from tests.unit.plugins.module_helper import run_module
 
 DOMAIN = "alice.cozy.test"
 MAIL = {"mode": "noreply", "subject": "A täst", "parts": [{"type": "text/plain", "body": "Does it arrive?\n"}]}
@@ -193,6 +195,23 @@ def test_mail_by_the_stack_s_own_route(world: World) -> None:
     assert world.call(world.public_port, "POST", "/jobs/queue/sendmail", headers, b"{}").status == 400
     assert world.call(world.public_port, "GET", "/jobs/none", headers).status == 500
     assert world.call(world.public_port, "GET", "/jobs/none", {"Host": DOMAIN}).status == 401
+
+
+def test_module_sends_its_mail(world: World) -> None:
+    with mailbox() as server:
+        with_mail(world, host="127.0.0.1", port=server.port)
+        world.start()
+        assert world.admin("POST", f"/instances?Domain={DOMAIN}&Email=alice%40example.test").status == 201
+        urls = {f"{name}_url": f"http://127.0.0.1:{getattr(world, f'{name}_port')}" for name in ("admin", "public")}
+        arguments: dict[str, Any] = {
+            "admin_passphrase": PASSPHRASE,
+            "domain": DOMAIN,
+            "subject": "Anybody there?",
+            **urls,
+        }
+        assert run_module(cozy_test_mail.main, **arguments)["changed"]
+        assert [mail["Subject"] for mail in server.mails] == ["Anybody there?"]
+    assert "connect: connection refused" in run_module(cozy_test_mail.main, **arguments)["msg"]
 
 
 def test_person_without_an_address_and_no_server(world: World) -> None:
