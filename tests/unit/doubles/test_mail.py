@@ -63,7 +63,7 @@ class Conversation(socketserver.BaseRequestHandler):
             self._read_on()
             self._say("220 here")
             while line := self.lines.readline():
-                text = line.decode().strip()
+                text = line.decode(errors="replace").strip()
                 self.server.said.append(text)
                 if not self._answer(text):
                     break
@@ -186,7 +186,7 @@ def test_mail_by_the_stack_s_own_route(world: World) -> None:
             assert job["state"] == "errored"
             assert reason in job["error"]
         assert world.admin("PATCH", f"/instances/{DOMAIN}?Email=nobody%40example.test").status == 200
-        assert ended(world, MAIL)["error"] == "550 5.1.1 no such user"
+        assert ended(world, MAIL)["error"] == '550 "5.1.1 no such user"'
     assert ended(world, MAIL)["error"] == f"dial tcp 127.0.0.1:{server.port}: connect: connection refused"
     assert post(world, MAIL, scope="io.cozy.files").status == 403
     assert post(world, MAIL, worker="konnector").status == 501
@@ -232,12 +232,12 @@ def test_encrypted_ways(at_once: bool, tmp_path: Path, monkeypatch: pytest.Monke
     with mailbox(offers=offers, tls=tls, at_once=at_once) as server:
         config = settings(server.port, host="localhost", use_ssl=at_once, disable_tls=False)
         login = {"username": "user", "password": "secret"}
-        with pytest.raises(jobs.JobError, match="tls: failed to verify certificate: x509"):
+        with pytest.raises(jobs.JobError, match="x509: certificate signed by unknown authority"):
             jobs.deliver(config, a_mail())
         jobs.deliver(config | {"skip_certificate_validation": True}, a_mail())
         monkeypatch.setattr(jobs, "AUTHORITIES", ca.root())
         jobs.deliver(config | login, a_mail())
-        with pytest.raises(jobs.JobError, match=r"535 5\.7\.8 Authentication failed"):
+        with pytest.raises(jobs.JobError, match=r'535 "5\.7\.8 Authentication failed"'):
             jobs.deliver(config | login | {"password": "wrong"}, a_mail())
         assert len(server.mails) == 2
 
@@ -247,6 +247,7 @@ def test_what_the_mail_library_refuses() -> None:
         for more, reason in (
             ({"use_ssl": True}, "bad options"),
             ({"disable_tls": False}, "does not offer the STARTTLS extension"),
+            ({"use_ssl": True, "disable_tls": False}, "does not look like a TLS handshake"),
             ({"host": "127.1", "username": "u"}, "unencrypted connection"),
         ):
             with pytest.raises(jobs.JobError, match=reason):
