@@ -194,6 +194,7 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _mail_page,
         _instances,
         _contexts,
+        _nested_names,
         _flat_names,
     )
     return list(dict.fromkeys(problem for rule in rules for problem in rule(inventory)))
@@ -682,6 +683,28 @@ def _contexts(inventory: Inventory) -> Problems:
             yield is_value(context, wanted, f"{subject}, context")
 
 
+def _nested_names(inventory: Inventory) -> Problems:
+    if inventory.site("cozy_stack_subdomains") == "flat":
+        return
+    names = [(subject, key, name) for subject, entry in _instance_entries(inventory) for key, name in _names_of(entry)]
+    taken = {name for _subject, _key, name in names}
+    for subject, key, name in names:
+        label, _dot, parent = name.partition(".")
+        if parent in taken:
+            wanted = f'a name that is not right below another Cozy: "{label}" is an application of {parent} there'
+            yield is_value(name, wanted, f"{subject}, {key}")
+
+
+def _names_of(entry: c.Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return the names of an instance, each with the key that states it."""
+    aliases = entry.get("aliases")
+    stated = [
+        ("domain", entry.get("domain")),
+        *(("aliases", name) for name in (aliases if isinstance(aliases, list) else [])),
+    ]
+    return [(key, name) for key, name in stated if isinstance(name, str)]
+
+
 def _flat_names(inventory: Inventory) -> Problems:
     if inventory.site("cozy_stack_subdomains") != "flat":
         return
@@ -695,12 +718,10 @@ def _flat_names(inventory: Inventory) -> Problems:
                 " beside it, where no certificate reaches"
             )
             yield is_value(domain, wanted, f"{subject}, domain")
-        aliases = entry.get("aliases")
-        for key, names in (("domain", [domain]), ("aliases", aliases if isinstance(aliases, list) else [])):
-            for name in names:
-                if isinstance(name, str) and "-" in name.partition(".")[0]:
-                    wanted = "no hyphen in its first part: with flat names the application follows there (alice-home)"
-                    yield is_value(name, wanted, f"{subject}, {key}")
+        for key, name in _names_of(entry):
+            if "-" in name.partition(".")[0]:
+                wanted = "no hyphen in its first part: with flat names the application follows there (alice-home)"
+                yield is_value(name, wanted, f"{subject}, {key}")
 
 
 def _instances(inventory: Inventory) -> Problems:
