@@ -88,6 +88,10 @@ def _parsed(wire: bytes, answer: Answer) -> dns.message.Message | None:
     return answer(dns.message.from_wire(wire))
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class _Udp(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         wire, sock = self.request
@@ -128,6 +132,7 @@ class _UdpServer(socketserver.ThreadingUDPServer):
 
     def __init__(self, where: tuple[str, int], answer: Answer) -> None:
         self.answer = answer
+        self.address_family = _family(where[0])
         super().__init__(where, _Udp)
 
 
@@ -139,6 +144,7 @@ class _TcpServer(socketserver.ThreadingTCPServer):
         self.answer = answer
         self.https = https
         self._tls = tls
+        self.address_family = _family(where[0])
         super().__init__(where, _Tcp)
 
     def get_request(self) -> tuple[socket.socket, object]:
