@@ -7,6 +7,7 @@ Private: not for use outside of this collection.
 
 from __future__ import annotations
 
+import collections.abc as c
 import concurrent.futures
 import functools
 import ipaddress
@@ -256,9 +257,10 @@ class View:
         """Whether somebody answers where no server is."""
         return bool(Resolver(self._nowhere, None, self._timeout).ask(self._site.domain, "A").status)
 
-    @functools.cache  # noqa: B019 - a view is asked for once and then forgotten
-    def _leads_back(self, address: str) -> bool:
-        return reachable(address, self._site.web_port, self._timeout)
+    @functools.cached_property
+    def _leads_back(self) -> c.Callable[[str], bool]:
+        """Whether an address takes connections to the Cozy from here; each is tried once."""
+        return functools.cache(functools.partial(reachable, port=self._site.web_port, timeout=self._timeout))
 
     def _cause(self, server: Server, name: str, kind: str, left: int | None) -> str:
         seen = self._answers[server, name, kind]
