@@ -21,11 +21,17 @@ OUTSIDE = "public"
 #: A pause after which what a cache has left of an answer's life is seen to be less.
 PAUSE = 1.2
 CHALLENGE = "_acme-challenge"
+#: That there is no such name is an answer.
+ANSWERED = ("NOERROR", "NXDOMAIN")
 
 
 #: Why an answer is wrong, in plain words.
 CAUSES = {
     "silent": "no answer ({why}): it is off, or something on the way keeps its port shut",
+    "upstreams": (
+        "upstreams: it answers for the house, but gets no answer from the servers that it asks for other names. Look at"
+        " its upstreams"
+    ),
     "bogus": (
         "DNSSEC bogus: it takes the answer for forged, because the parent domain is signed and the house's answer is"
         " not. Exempt the domain where signatures are checked"
@@ -224,8 +230,8 @@ class View:
             return not self._led_away(server)
         if kind == "TXT":
             outside = self._outside(name, kind)
-            return outside is None or seen.values == outside.values
-        return seen.status != "SERVFAIL"
+            return seen.status in ANSWERED and (outside is None or seen.values == outside.values)
+        return seen.status in ANSWERED
 
     def _may_issue(self, seen: Seen) -> bool:
         """Whether the authority may issue for the domain and for its wildcard (RFC 8659)."""
@@ -264,10 +270,13 @@ class View:
 
     def _cause(self, server: Server, name: str, kind: str, left: int | None) -> str:
         seen = self._answers[server, name, kind]
+        forwarded = kind == "TXT" and server.kind != OUTSIDE and self._right(server, self._site.domain, "A")
         if not seen.status:
-            return CAUSES["silent"].format(why=seen.failure)
+            return CAUSES["upstreams"] if forwarded else CAUSES["silent"].format(why=seen.failure)
         if seen.status == "SERVFAIL" and (seen.bogus or self._found_unchecked(server, name, kind)):
             return CAUSES["bogus"]
+        if forwarded and seen.status not in ANSWERED:
+            return CAUSES["upstreams"]
         if server.kind == OUTSIDE and not server.secret and self._hijacked:
             return CAUSES["hijacked"].format(nowhere=self._site.nowhere)
         if kind == "HTTPS" and _encrypted_hello(seen):
@@ -277,7 +286,7 @@ class View:
         return self._cause_at_home(server, name, kind, left)
 
     def _found_unchecked(self, server: Server, name: str, kind: str) -> bool:
-        return self._resolvers[server].ask(name, kind, unchecked=True).status in ("NOERROR", "NXDOMAIN")
+        return self._resolvers[server].ask(name, kind, unchecked=True).status in ANSWERED
 
     def _cause_outside(self, server: Server, name: str, kind: str, left: int | None) -> str:
         seen = self._answers[server, name, kind]

@@ -115,6 +115,19 @@ def denying(inner: Answer) -> Answer:
     return answer
 
 
+def cut_off(inner: Answer) -> Answer:
+    """A server that knows the Cozy, and gets no answers to other questions."""
+
+    def answer(question: dns.message.Message) -> dns.message.Message | None:
+        made = inner(question)
+        if made is not None and question.question[0].name.labels[0] == b"_acme-challenge":
+            made.answer = []
+            made.set_rcode(dns.rcode.REFUSED)
+        return made
+
+    return answer
+
+
 def ageing(inner: Answer, life: int) -> Answer:
     """A cache: what it says lives ever shorter."""
     begin = time.monotonic()
@@ -274,6 +287,12 @@ CASES = (
         (DOMAIN, "CAA", "public"),
         "the CAA records do not allow letsencrypt.org",
         facts={"authority": "letsencrypt.org"},
+    ),
+    Case(
+        "The house's server reaches nobody outside",
+        (Asked("pi", "home", cut_off(Records(AT_HOME))), OUT),
+        (f"_acme-challenge.{DOMAIN}", "TXT", "home"),
+        "upstreams",
     ),
     Case(
         "A server is off",
