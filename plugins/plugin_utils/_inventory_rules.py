@@ -53,6 +53,19 @@ SHORTEST_PASSPHRASE = 8
 POD_PREFIX_OF_A_MACHINE = 24
 #: kubeadm takes service networks of at most 20 host bits; fewer than 256 addresses run out soon.
 SERVICE_PREFIXES = (12, 24)
+#: Seconds for which devices may remember the Cozy's address: often enough asked, and soon forgotten.
+HOME_DNS_TTLS = (60, 300)
+#: BIND forwards over TLS only from 9.20 on, dnsmasq never.
+HOME_DNS_TLS_BACKEND = "unbound"
+#: What has no meaning when home_dns installs nothing.
+HOME_DNS_INSTALLED_ONLY = (
+    "home_dns_dnssec",
+    "home_dns_extra_config",
+    "home_dns_hosts",
+    "home_dns_ttl",
+    "home_dns_upstreams",
+    "home_dns_zones",
+)
 #: What the roles take when the site says nothing.
 DEFAULTS: c.Mapping[str, str] = {
     "homelab_kubernetes_version": "1.36.3",
@@ -187,6 +200,7 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _control_plane,
         _versions,
         _role_variables,
+        _home_dns,
         _upstreams,
         _paths,
         _storage,
@@ -532,9 +546,90 @@ def _role_variables(inventory: Inventory) -> Problems:
                 yield is_value(value, fault, name)
 
 
+def _home_dns(inventory: Inventory) -> Problems:
+    for name, view in inventory.machines.items():
+        if name in inventory.groups.get("home_dns", ()):
+            yield from _home_dns_backend(view)
+    ttls = [value for value, _hosts in inventory.spread("home_dns_ttl") if isinstance(value, int)]
+    low, high = HOME_DNS_TTLS
+    for ttl in ttls:
+        if not low <= ttl <= high:
+            yield is_value(ttl, f"from {low} to {high} seconds", "home_dns_ttl")
+    for value, _hosts in inventory.spread("home_dns_address6"):
+        if value and isinstance(value, str) and not values.is_address6(value):
+            yield is_value(
+                value, 'an IPv6 address of the house, such as "fd00::200", or no such variable', "home_dns_address6"
+            )
+    yield from _home_dns_hosts(inventory)
+    yield from _home_dns_zones(inventory)
+
+
+def _home_dns_backend(view: c.Mapping[str, object]) -> Problems:
+    backend = view.get("home_dns_backend", "dnsmasq")
+    if backend == "print":
+        for name in HOME_DNS_INSTALLED_ONLY:
+            if not isinstance(view.get(name, MISSING), Missing):
+                wanted = "no such variable: the backend print installs nothing, and the router keeps its own settings"
+                yield Problem(name, f"is {shown(view[name])}", wanted)
+        return
+    upstreams = view.get("home_dns_upstreams", MISSING)
+    entries = upstreams if isinstance(upstreams, list) else []
+    encrypted = [entry for entry in entries if isinstance(entry, str) and "#" in entry]
+    if encrypted and backend != HOME_DNS_TLS_BACKEND:
+        needed = f"encrypted questions (DNS over TLS) need the backend {HOME_DNS_TLS_BACKEND}, not {backend}"
+        wanted = f"addresses alone; {needed}"
+        yield is_value(encrypted[0], wanted, "home_dns_upstreams")
+    elif encrypted and len(encrypted) < len(entries):
+        wanted = "a name behind every address or behind none: questions go out encrypted or they do not"
+        yield is_value(entries, wanted, "home_dns_upstreams")
+
+
+def _home_dns_hosts(inventory: Inventory) -> Problems:
+    subject = "home_dns_hosts"
+    for value, _hosts in inventory.spread(subject):
+        for name, address in value.items() if isinstance(value, dict) else ():
+            fault = values.domain_fault(name)
+            if fault is None and name == inventory.site("homelab_domain"):
+                fault = "another name than homelab_domain, which leads to homelab_ingress_address"
+            if fault:
+                yield is_value(name, fault, subject)
+            elif values.address(address) is None:
+                yield is_value(address, "an IPv4 address", f"{subject}, {name}")
+
+
+def _home_dns_zones(inventory: Inventory) -> Problems:
+    subject = "home_dns_zones"
+    domain = inventory.site("homelab_domain")
+    servers = _home_dns_servers(inventory)
+    for value, _hosts in inventory.spread(subject):
+        for zone, asked in value.items() if isinstance(value, dict) else ():
+            if not isinstance(zone, str) or any(values.label_fault(label) for label in zone.split(".")):
+                yield is_value(zone, 'a domain such as "fritz.box"', subject)
+            elif isinstance(domain, str) and f".{zone}".endswith(f".{domain}"):
+                yield is_value(zone, f"a domain that is neither homelab_domain ({domain}) nor below it", subject)
+            elif not isinstance(asked, list) or not asked:
+                yield is_value(asked, 'a list of DNS servers, such as ["192.168.1.1"]', f"{subject}, {zone}")
+            else:
+                for entry in asked:
+                    address = values.address(entry)
+                    if address is None:
+                        yield is_value(entry, "the IPv4 address of a DNS server", f"{subject}, {zone}")
+                    elif address in servers:
+                        yield is_value(
+                            entry,
+                            f"another server: this is {servers[address]}, the home DNS server itself",
+                            f"{subject}, {zone}",
+                        )
+
+
+def _home_dns_servers(inventory: Inventory) -> dict[ipaddress.IPv4Address, str]:
+    """Return the machines that are to answer the house, by address."""
+    return {inventory.addresses[name]: name for name in inventory.members("home_dns") if name in inventory.addresses}
+
+
 def _upstreams(inventory: Inventory) -> Problems:
     subject = "home_dns_upstreams"
-    servers = {inventory.addresses[name]: name for name in inventory.members("home_dns") if name in inventory.addresses}
+    servers = _home_dns_servers(inventory)
     ingress = values.address(inventory.site("homelab_ingress_address"))
     for value, _hosts in inventory.spread(subject):
         if isinstance(value, Missing):
@@ -543,9 +638,12 @@ def _upstreams(inventory: Inventory) -> Problems:
             yield is_value(value, 'a list of DNS servers, such as ["9.9.9.9", "1.1.1.1"]', subject)
             continue
         for entry in value:
-            address = values.address(entry)
+            text, sign, name = entry.partition("#") if isinstance(entry, str) else (entry, "", "")
+            address = values.address(text)
             if address is None:
                 yield is_value(entry, "the IPv4 address of a DNS server", subject)
+            elif sign and values.domain_fault(name):
+                yield is_value(entry, 'an address and the server\'s name, such as "9.9.9.9#dns.quad9.net"', subject)
             elif address in servers:
                 yield is_value(
                     entry, f"another server: this is {servers[address]}, the home DNS server itself", subject

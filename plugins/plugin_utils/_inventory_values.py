@@ -66,6 +66,15 @@ def address(value: object) -> ipaddress.IPv4Address | None:
         return None
 
 
+def is_address6(value: str) -> bool:
+    """Say whether a text spells an IPv6 address."""
+    try:
+        ipaddress.IPv6Address(value)
+    except ValueError:
+        return False
+    return True
+
+
 def network(value: object) -> ipaddress.IPv4Network | None:
     """Return the IPv4 network that a value spells with its prefix length, or None (also when host bits are set)."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9.]+/\d+", value):

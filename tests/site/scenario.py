@@ -26,7 +26,7 @@ _PLAYBOOK = {"check": "converge", "idempotence": "converge"}
 
 STARTS: dict[str, Callable[[], None]] = {
     "machine": lambda: machines.bare(["worker1"]),
-    "home_dns": lambda: machines.bare(["pi"]),
+    "home_dns": lambda: machines.bare(["pi", "worker1"]),
     "single": lambda: machines.bare(["control1"]),
     "services": machines.whole,
     "cozy": machines.whole,
