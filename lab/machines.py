@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lab import ca, netns, network, store
-from lab.artefacts.debian import SUITE
-from lab.artefacts.host import mirrors
+from lab.artefacts.debian import sources
 from lab.model import APT_PROXY_PORT, HOSTS, MACHINES, OUTSIDE_DNS, Host, LabError, state_dir
 from lab.process import Service, run, wait_until
 
@@ -46,27 +45,6 @@ _LOGIND = """\
 UserStopDelaySec=infinity
 """
 
-_SOURCES = """\
-Types: deb
-URIs: {packages}
-Suites: {suite} {suite}-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: {security}
-Suites: {suite}-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-"""
-
-
-def _sources() -> str:
-    known = mirrors()
-    # The package proxy reads https mirrors itself when they are named so.
-    packages, security = (url.replace("https://", "http://HTTPS///") for url in (known.packages, known.security))
-    return _SOURCES.format(packages=packages, security=security, suite=SUITE)
-
 
 def _service(name: str) -> Service:
     return Service(f"machine-{name}")
@@ -86,7 +64,7 @@ def _prepare_base(root: Path) -> None:
     run("chroot", root, "update-ca-certificates")
     (root / "etc/apt/apt.conf.d/01proxy").write_text(f'Acquire::http::Proxy "http://{OUTSIDE_DNS}:{APT_PROXY_PORT}";\n')
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
-    (root / "etc/apt/sources.list.d/debian.sources").write_text(_sources())
+    (root / "etc/apt/sources.list.d/debian.sources").write_text(sources())
     logind = root / "etc/systemd/logind.conf.d/lab.conf"
     logind.parent.mkdir(exist_ok=True)
     logind.write_text(_LOGIND)
@@ -103,7 +81,7 @@ def _prepare_base(root: Path) -> None:
 
 
 def _base(source: Path) -> Path:
-    made_by = (inspect.getsource(_prepare_base), _UNIT, _LOGIND, _sources())
+    made_by = (inspect.getsource(_prepare_base), _UNIT, _LOGIND, sources())
     parts = (str(source.resolve()), ca.root().read_text(), key_file().read_text(), *made_by)
     return store.base(source, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12], _prepare_base)
 

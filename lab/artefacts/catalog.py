@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .debian import IMAGE_PACKAGES, MACHINE_PACKAGES, DebianRoot
+from .debian import IMAGE_PACKAGES, MACHINE_PACKAGES, DebianRoot, SlimRoot
 from .go import GoPrograms
 from .images import PATH, File, Folder, Image, Layer, Link, Owner, Packages, Project, Registry, Text, Tree
 from .ingress import IngressNginxFiles
 from .parts import Part
+from .python import PythonProgram
 from .web import Archive, Chart, Plain, Programs, WebTree
 
 KUBERNETES = "1.36.3"
@@ -123,6 +124,8 @@ PROGRAMS = (
 ROOTS = (
     Part("base", DebianRoot(MACHINE_PACKAGES, machine=True)),
     Part("image-packages", DebianRoot(IMAGE_PACKAGES, machine=False)),
+    # debootstrap wants a name; this package is in any case.
+    Part("slim", SlimRoot(("base-files",), machine=False)),
 )
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -165,11 +168,12 @@ def _python(path: str, module: str, *arguments: str) -> Text:
     return Text(path, "\n".join(lines), 0o755)
 
 
-def _doubles(*sources: str) -> tuple[Project, ...]:
-    return tuple(
-        Project(f"/usr/local/lib/doubles/{name}", name)
-        for name in ("lab/__init__.py", "lab/doubles/__init__.py", *sources)
-    )
+_DOUBLES = ("lab/__init__.py", "lab/doubles/__init__.py", "lab/doubles/web.py")
+_COZY_STACK = (*_DOUBLES, "lab/doubles/cozy_stack")
+
+
+def _doubles(*names: str) -> tuple[Project, ...]:
+    return tuple(Project(f"/usr/local/lib/doubles/{name}", name) for name in names)
 
 
 LAYERS = (
@@ -322,7 +326,7 @@ LAYERS = (
                     Folder(f"/opt/couchdb{path}", owner=_COUCHDB)
                     for path in ("", "/bin", "/data", "/etc", "/etc/default.d", "/etc/local.d")
                 ),
-                *_doubles("lab/doubles/web.py", "lab/doubles/couchdb.py"),
+                *_doubles(*_DOUBLES, "lab/doubles/couchdb.py"),
                 _python("/docker-entrypoint.sh", "lab.doubles.couchdb", "--entrypoint"),
                 _python("/opt/couchdb/bin/couchdb", "lab.doubles.couchdb"),
             )
@@ -335,10 +339,15 @@ LAYERS = (
                 *_passwd("cozy", _COZY, "/var/lib/cozy"),
                 Folder("/etc/cozy"),
                 Folder("/var/lib/cozy", owner=_COZY),
-                *_doubles("lab/doubles/web.py", "lab/doubles/cozy_stack"),
+                *_doubles(*_COZY_STACK),
                 _python("/usr/local/bin/cozy-stack", "lab.doubles.cozy_stack.__main__"),
             )
         ),
+    ),
+    Part(
+        "layer-slim",
+        Layer((Tree("", "slim/root"),)),
+        ("slim",),
     ),
 )
 
@@ -400,6 +409,7 @@ IMAGES = (
             "PYTHONUNBUFFERED=1",
         ),
     ),
+    Image("docker.io/library/debian:13-slim", ("layer-slim",), command=("bash",)),
     Image(
         f"docker.io/cozy/cozy-stack:{COZY_STACK}",
         ("layer-python", "layer-cozy-stack"),
@@ -424,6 +434,8 @@ _CNI_PLUGINS = """
 _GITHUB = "github.com/{}/releases/download"
 _CONTAINERD = f"containerd-{CONTAINERD}-linux-amd64.tar.gz"
 _CNI = f"cni-plugins-linux-amd64-v{CNI}.tgz"
+_COZY_STACK_FILE = f"cozy-stack-linux-amd64-{COZY_STACK}"
+COZY_STACK_PROGRAM = Part("cozy-stack", PythonProgram("cozy-stack", "lab.doubles.cozy_stack.__main__", _COZY_STACK))
 WEB_FILES: tuple[Plain | Archive | Chart, ...] = (
     *(
         Plain(
@@ -487,11 +499,19 @@ WEB_FILES: tuple[Plain | Archive | Chart, ...] = (
         f"v{CERT_MANAGER}",
         f"v{CERT_MANAGER}",
     ),
+    Plain(
+        f"{_GITHUB.format('cozy/cozy-stack')}/{COZY_STACK}/{_COZY_STACK_FILE}",
+        "cozy-stack/cozy-stack",
+        ((f"{_COZY_STACK_FILE}.sha256", "openssl"),),
+    ),
 )
 WEB = Part(
     "web",
     WebTree(WEB_FILES),
-    ("kubernetes", "containerd", "runc", "cni", "helm", "helm3", "flannel", "metallb", "ingress-nginx", "cert-manager"),
+    (
+        *("kubernetes", "containerd", "runc", "cni", "helm", "helm3", "flannel", "metallb", "ingress-nginx"),
+        *("cert-manager", COZY_STACK_PROGRAM.name),
+    ),
 )
 
 # -------------------------------------------------------------------------------------------------- the lab's own
@@ -509,4 +529,4 @@ HOST = Part(
     tuple(sorted({path.partition("/")[0] for path in HOST_PROGRAMS.values()})),
 )
 
-PARTS = (*ROOTS, *PROGRAMS, *LAYERS, REGISTRY, WEB, HOST)
+PARTS = (*ROOTS, *PROGRAMS, *LAYERS, COZY_STACK_PROGRAM, REGISTRY, WEB, HOST)

@@ -30,6 +30,28 @@ IMAGE_PACKAGES = (
     "lua-resty-lrucache", "netbase", "nftables", "nginx", "openssl", "python3", "python3-yaml", "tzdata",
 )  # fmt: skip
 
+_SOURCES = """\
+Types: deb
+URIs: {packages}
+Suites: {suite} {suite}-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: {security}
+Suites: {suite}-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+
+
+def sources() -> str:
+    """apt's `debian.sources` with the mirrors of this machine, as they are asked for through the package proxy."""
+    known = mirrors()
+    # The package proxy reads https mirrors itself when they are named so.
+    packages, security = (url.replace("https://", "http://HTTPS///") for url in (known.packages, known.security))
+    return _SOURCES.format(packages=packages, security=security, suite=SUITE)
+
 
 @dataclass(frozen=True)
 class DebianRoot(Recipe):
@@ -64,3 +86,24 @@ class DebianRoot(Recipe):
         (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
         (root / "etc/hostname").unlink(missing_ok=True)
         (root / "etc/resolv.conf").unlink(missing_ok=True)
+
+
+# What Debian's small image for containers leaves out, of itself and of packages that are installed in it.
+SLIM_LACKS = tuple(f"/usr/share/{name}" for name in ("doc", "groff", "info", "linda", "lintian", "locale", "man"))
+
+
+@dataclass(frozen=True)
+class SlimRoot(DebianRoot):
+    """A root tree without documentation and translations, for an image that packages are installed in."""
+
+    lacks: tuple[str, ...] = SLIM_LACKS
+
+    def build(self, target: Path, parts: Mapping[str, Path]) -> None:
+        """As for any root tree, and then less."""
+        super().build(target, parts)
+        root = target / "root"
+        for path in self.lacks:
+            shutil.rmtree(root / path[1:], ignore_errors=True)
+        (root / "etc/dpkg/dpkg.cfg.d/docker").write_text("".join(f"path-exclude {path}/*\n" for path in self.lacks))
+        (root / "etc/apt/sources.list").unlink(missing_ok=True)
+        (root / "etc/apt/sources.list.d/debian.sources").write_text(sources())

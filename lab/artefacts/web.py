@@ -18,8 +18,13 @@ from typing import ClassVar, Literal
 
 from .parts import ArtefactError, Lane, Recipe
 
-Sums = Literal["sha256", "sha256sum"]
-"""How a checksum file is written: the sum alone, or as the program sha256sum prints it."""
+Sums = Literal["openssl", "sha256", "sha256sum"]
+"""How a checksum file is written: the sum alone, or as a program prints it (`openssl dgst -sha256`, sha256sum)."""
+_SUMS: Mapping[Sums, str] = {
+    "openssl": "SHA2-256({name})= {digest}\n",
+    "sha256": "{digest}",
+    "sha256sum": "{digest}  {name}\n",
+}
 
 
 def tar(members: Iterable[tuple[str, bytes, int]]) -> bytes:
@@ -129,8 +134,7 @@ class WebTree(Recipe):
                     path.write_bytes(chart_archive(find(item.source), item.name, item.version, item.app_version))
             for name, form in item.sums:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                text = digest if form == "sha256" else f"{digest}  {path.name}\n"
-                (path.parent / name).write_text(text)
+                (path.parent / name).write_text(_SUMS[form].format(name=path.name, digest=digest))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ SITE_VARIABLES = frozenset(
         "homelab_address_pool",
         "homelab_ca_path",
         "homelab_cache_dir",
+        "homelab_cozy_image",
         "homelab_domain",
         "homelab_ingress_address",
         "homelab_instances",
@@ -45,6 +46,8 @@ SITE_VARIABLES = frozenset(
         "homelab_storage_path",
     }
 )
+#: These decide which image of cozy-stack is made, and both halves of the site name it after them.
+IMAGE_VARIABLES = frozenset({"cozy_image_base", "cozy_image_checksums", "cozy_image_packages", "cozy_image_version"})
 #: Site variables that carry secrets: their values are never shown.
 SECRET_VARIABLES = frozenset({"homelab_instances", "cozy_instance_instances"})
 SHORTEST_PASSPHRASE = 8
@@ -206,6 +209,7 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _storage,
         _mail,
         _mail_page,
+        _cozy_image,
         _instances,
         _contexts,
         _nested_names,
@@ -321,7 +325,7 @@ def _known_names(inventory: Inventory) -> Problems:
 
 
 def _stated_once(inventory: Inventory) -> Problems:
-    for name in sorted(SITE_VARIABLES):
+    for name in sorted(SITE_VARIABLES | IMAGE_VARIABLES):
         spread = inventory.spread(name)
         seen_by = [host for _value, hosts in spread for host in hosts]
         place = "one value for all hosts, in group_vars/all"
@@ -820,6 +824,21 @@ def _flat_names(inventory: Inventory) -> Problems:
             if "-" in name.partition(".")[0]:
                 wanted = "no hyphen in its first part: with flat names the application follows there (alice-home)"
                 yield is_value(name, wanted, f"{subject}, {key}")
+
+
+def _cozy_image(inventory: Inventory) -> Problems:
+    subject = "homelab_cozy_image"
+    value = inventory.site(subject)
+    if isinstance(value, Missing) or value == "official":
+        return
+    if value != "own":
+        yield is_value(value, 'one of "official", "own"', subject)
+        return
+    if not inventory.members("control_plane", "workers"):
+        wanted = '"official", or cozy_stack_image for an image of yours: there are no machines here to put one on'
+        yield is_value(value, wanted, subject)
+    if inventory.states("cozy_stack_image"):
+        yield Problem("cozy_stack_image", "is set", f'no such variable, for {subject} is "own"')
 
 
 def _instances(inventory: Inventory) -> Problems:

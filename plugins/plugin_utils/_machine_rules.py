@@ -73,6 +73,7 @@ def problems_of(inventory: Inventory, facts: c.Mapping[str, Facts], needed: Requ
         found += _place(inventory, name, own)
         found += _database(inventory, name, own)
         found += _clock(name, own, now)
+    found += _official_image(inventory, facts)
     found += _twins(facts)
     return list(dict.fromkeys(found))
 
@@ -166,6 +167,19 @@ def _clock(name: str, facts: Facts, now: float) -> Problems:
             f"is {off} seconds {direction} this machine's",
             f"at most {CLOCK_TOLERANCE}: certificates and downloads fail otherwise (set it with timedatectl)",
         )
+
+
+def _official_image(inventory: Inventory, facts: c.Mapping[str, Facts]) -> Problems:
+    """Judge the machines that may run cozy-stack, if they are to use the image that upstream makes."""
+    if inventory.site("homelab_cozy_image") == "own" or inventory.states("cozy_stack_image"):
+        return
+    able = inventory.groups.get("workers") or inventory.groups.get("control_plane", ())
+    stated = [inventory.site(name) for name in ("cozy_stack_volume_node", "homelab_storage_node")]
+    holders = [*(name for name in stated if isinstance(name, str)), *able][:1]
+    for name in holders if inventory.site("cozy_stack_volume_kind") != "class" else able:
+        if facts.get(name, {}).get("architecture") == "aarch64":
+            wanted = 'x86_64 for the official image of cozy-stack, or homelab_cozy_image "own", which makes one'
+            yield is_value("aarch64", wanted, f"architecture of {name}")
 
 
 def _twins(facts: c.Mapping[str, Facts]) -> Problems:

@@ -32,6 +32,7 @@ STARTS: dict[str, Callable[[], None]] = {
     "cozy": machines.whole,
     "elsewhere": machines.whole,
     "export": machines.whole,
+    "image": machines.whole,
 }
 """How each scenario's machines are made; in place of Molecule's create and destroy."""
 

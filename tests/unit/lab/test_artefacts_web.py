@@ -54,7 +54,7 @@ def test_tree_has_files_archives_and_sums_as_upstream_writes_them(tmp_path: Path
     part.mkdir()
     (part / "tool").write_bytes(b"program")
     items = (
-        Plain("one.example/v1/tool", "part/tool", (("tool.sha256", "sha256"),)),
+        Plain("one.example/v1/tool", "part/tool", (("tool.sha256", "sha256"), ("tool.dgst", "openssl"))),
         Archive("two.example/tool.tgz", (("./tool", "part/tool"),), (("tool.tgz.sha256sum", "sha256sum"),)),
         Chart("three.example/thing-1.tgz", "chart/.", "thing", "1", "v1"),
     )
@@ -66,6 +66,8 @@ def test_tree_has_files_archives_and_sums_as_upstream_writes_them(tmp_path: Path
         sums.append((target / "two.example/tool.tgz.sha256sum").read_text())
         assert (target / "one.example/v1/tool").read_bytes() == b"program"
         assert (target / "one.example/v1/tool.sha256").read_text() == hashlib.sha256(b"program").hexdigest()
+        printed = f"SHA2-256(tool)= {hashlib.sha256(b'program').hexdigest()}\n"
+        assert (target / "one.example/v1/tool.dgst").read_text() == printed
         archive = (target / "two.example/tool.tgz").read_bytes()
         assert sums[-1] == f"{hashlib.sha256(archive).hexdigest()}  tool.tgz\n"
         with tarfile.open(fileobj=io.BytesIO(archive)) as opened:

@@ -135,6 +135,32 @@ def test_unfit_machine_is_named(changed: dict[str, object], problem: str) -> Non
     assert judge(changed) == [problem]
 
 
+@pytest.mark.parametrize(
+    ("site", "named"),
+    [
+        ({}, ["worker1"]),
+        ({"homelab_cozy_image": "official"}, ["worker1"]),
+        ({"homelab_storage_node": "control1"}, ["control1"]),
+        ({"cozy_stack_volume_kind": "class", "homelab_storage_node": "control1"}, ["worker1"]),
+        ({"homelab_cozy_image": "own"}, []),
+        ({"cozy_stack_image": "registry.example.com/cozy-stack:1"}, []),
+    ],
+)
+def test_official_image_wants_its_architecture_where_it_will_run(site: dict[str, object], named: list[str]) -> None:
+    arm = {
+        "control1": {**facts("192.168.1.11"), "architecture": "aarch64"},
+        "worker1": {**facts("192.168.1.12"), "architecture": "aarch64"},
+    }
+    found = machine_rules.problems_of(inventory(site=site), arm, NEEDED, NOW)
+    assert [str(problem) for problem in found] == [
+        (
+            f'architecture of {name} is "aarch64": expected x86_64 for the official image of cozy-stack, '
+            'or homelab_cozy_image "own", which makes one'
+        )
+        for name in named
+    ]
+
+
 def test_ingress_address_of_the_router() -> None:
     site: dict[str, object] = {"homelab_ingress_address": "192.168.1.1", "homelab_address_pool": []}
     assert judge(site=site) == [
