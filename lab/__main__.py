@@ -70,7 +70,7 @@ def up(names: Sequence[str]) -> None:
         ca.root()
         with _step("networks"):
             network.up()
-        with _step("the outside: DNS, web, registry, packages"):
+        with _step("the outside: DNS, web, registry, APIs, packages"):
             outside.up(parts)
         with _step("machines"):
             for host in hosts:

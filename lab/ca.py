@@ -90,6 +90,32 @@ def _issue(
     return builder.sign(issuer_key, hashes.SHA256())
 
 
+def cross_signed(pem: bytes) -> bytes:
+    """A certificate by the lab CA for the name and key of another authority: whoever trusts the lab then trusts it.
+
+    Args:
+        pem: the other authority's own certificate.
+    """
+    root()
+    issuer_key, (issuer, *_) = _load("lab")
+    other = x509.load_pem_x509_certificate(pem)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(other.subject)
+        .issuer_name(issuer.subject)
+        .public_key(other.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(other.not_valid_before_utc)
+        .not_valid_after(min(other.not_valid_after_utc, issuer.not_valid_after_utc))
+    )
+    for kind in (x509.BasicConstraints, x509.KeyUsage, x509.SubjectKeyIdentifier):
+        extension = other.extensions.get_extension_for_class(kind)
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    known = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    certificate = builder.add_extension(known, critical=False).sign(issuer_key, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
 def root() -> Path:
     """The certificate that everybody in the lab trusts; made on first use, with the house's."""
     certificate = folder() / "lab.crt"

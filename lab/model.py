@@ -22,10 +22,17 @@ INGRESS = "10.77.0.200"
 OUTSIDE_DNS = "198.18.0.2"
 OUTSIDE_WEB = "198.18.0.3"
 OUTSIDE_REGISTRY = "198.18.0.4"
+OUTSIDE_APIS = "198.18.0.5"
+OUTSIDE_EDGE = "198.18.0.6"
+"""Where names lead whose traffic the DNS provider passes on; nothing answers there."""
 APT_PROXY_PORT = 3142
 DOMAIN = "cozy.example.com"
 ELSEWHERE = "www.example.org"
 """A name of somebody else's, to see that other names still resolve."""
+ZONES = ("example.com", "example.net")
+"""The household's public zones, all kept by one DNS provider; the Cozy's domain is in the first."""
+CLOUDFLARE_HOST = "api.cloudflare.com"
+ACME_HOSTS = {"production": "acme-v02.api.letsencrypt.org", "staging": "acme-staging-v02.api.letsencrypt.org"}
 
 
 @dataclass(frozen=True)

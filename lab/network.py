@@ -17,8 +17,6 @@ from lab import ca
 from lab.model import (
     HOSTS,
     INGRESS,
-    OUTSIDE_REGISTRY,
-    OUTSIDE_WEB,
     PREFIX,
     ROUTER_LAN,
     ROUTER_WAN,
@@ -153,9 +151,6 @@ def _connect(host: Host) -> None:
         run("ip", "-n", host.namespace, "route", "add", "default", "via", host.gateway)
     if not host.machine:
         _overlay(host.namespace, host.resolver)
-    if host.name == "outside":
-        for address in (OUTSIDE_WEB, OUTSIDE_REGISTRY):
-            run("ip", "-n", host.namespace, "addr", "add", f"{address}/24", "dev", "eth0")
 
 
 def _load_modules() -> None:

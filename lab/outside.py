@@ -3,31 +3,34 @@
 """The internet of the lab: DNS, the servers that carry the well-known host names, and the way to Debian's packages.
 
 BIND is authoritative for everything (it serves the root zone), a web server answers for the download hosts, one
-registry for the image hosts; all with certificates of the lab CA. Only packages come from the real outside, through
-a caching proxy whose listening socket lies in the lab and whose own traffic does not.
+registry for the image hosts, one server for the APIs of the DNS provider and of Let's Encrypt; all with certificates of
+the lab CA. Only packages come from the real outside, through a caching proxy whose listening socket lies in the lab and
+whose own traffic does not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import sys
 from pathlib import Path
 
-from lab import ca, netns
+from lab import ca, netns, publicdns
 from lab.artefacts import REGISTRY_HOSTS, WEB_HOSTS, Artefacts
 from lab.model import (
+    ACME_HOSTS,
     APT_PROXY_PORT,
-    DOMAIN,
+    CLOUDFLARE_HOST,
     ELSEWHERE,
     HOSTS,
+    OUTSIDE_APIS,
     OUTSIDE_DNS,
     OUTSIDE_REGISTRY,
     OUTSIDE_WEB,
     PREFIX,
     ROUTER_LAN,
-    ROUTER_WAN,
     LabError,
     cache_dir,
     state_dir,
@@ -36,6 +39,17 @@ from lab.process import Service, run, wait_until
 
 _OUTSIDE = HOSTS["outside"].namespace
 _START_SECONDS = 20
+_PEBBLE_PORTS = {"production": 14000, "staging": 14002}
+"""On the outside's own loopback; the port after each is that of its management."""
+_SERVICES = (
+    "outside-dns",
+    "outside-packages",
+    "outside-web",
+    "outside-registry",
+    "router-dns",
+    *(f"outside-acme-{name}" for name in _PEBBLE_PORTS),
+    "outside-apis",
+)
 
 
 def _folder(name: str) -> Path:
@@ -44,33 +58,24 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _zone(records: dict[str, str]) -> str:
-    soa = f". SOA ns.outside. hostmaster.outside. 1 3600 600 86400 60\n. NS ns.outside.\nns.outside. A {OUTSIDE_DNS}\n"
-    return "$TTL 60\n" + soa + "".join(f"{name}. A {address}\n" for name, address in sorted(records.items()))
+def _addresses() -> None:
+    """The outside's further addresses: a lab that was started by an older version gets them, too."""
+    for address in (OUTSIDE_WEB, OUTSIDE_REGISTRY, OUTSIDE_APIS):
+        run("ip", "-n", _OUTSIDE, "addr", "replace", f"{address}/24", "dev", "eth0")
 
 
 def _dns(web_hosts: list[str]) -> Service:
-    records = dict.fromkeys(web_hosts, OUTSIDE_WEB) | dict.fromkeys(REGISTRY_HOSTS, OUTSIDE_REGISTRY)
-    records |= {ELSEWHERE: OUTSIDE_WEB, DOMAIN: ROUTER_WAN, f"*.{DOMAIN}": ROUTER_WAN}
+    hosts = dict.fromkeys([*web_hosts, ELSEWHERE], OUTSIDE_WEB) | dict.fromkeys(REGISTRY_HOSTS, OUTSIDE_REGISTRY)
+    hosts |= dict.fromkeys((*ACME_HOSTS.values(), CLOUDFLARE_HOST), OUTSIDE_APIS)
     folder = _folder("dns")
-    (folder / "root.zone").write_text(_zone(records))
-    (folder / "named.conf").write_text(
-        f"""options {{
-    directory "{folder}";
-    listen-on {{ {OUTSIDE_DNS}; }};
-    listen-on-v6 {{ none; }};
-    recursion no;
-    dnssec-validation no;
-    pid-file none;
-    session-keyfile "{folder}/session.key";
-}};
-controls {{ }};
-zone "." {{ type primary; file "root.zone"; }};
-"""
-    )
-    run("named-checkconf", "-z", folder / "named.conf")
-    service = _fresh("dns", folder / "root.zone")
-    service.start(["ip", "netns", "exec", _OUTSIDE, "named", "-g", "-c", folder / "named.conf"])
+    configuration, *others = publicdns.configure(folder, hosts)
+    service = _fresh("dns", configuration, *others)
+    if service.pid is None:
+        publicdns.begin(folder)
+        run("named-checkconf", "-z", configuration)
+        # What the provider knows of its zones is what was in them when it began.
+        Service("outside-apis").stop()
+    service.start(["ip", "netns", "exec", _OUTSIDE, "named", "-g", "-c", configuration])
     return service
 
 
@@ -102,6 +107,49 @@ def _web(root: Path, hosts: list[str]) -> Service:
         key,
     ]
     service.start([sys.executable, "-m", "lab.webserver", "--namespace", _OUTSIDE, *site, *proxy_socket])
+    return service
+
+
+def _pebble(name: str, artefacts: Artefacts) -> Service:
+    """An ACME server that validates for real, each order anew: otherwise a renewal would prove nothing."""
+    certificate, key = ca.server(f"acme-{name}", [ACME_HOSTS[name]])
+    port = _PEBBLE_PORTS[name]
+    configuration = _folder("acme") / f"{name}.json"
+    configuration.write_text(
+        json.dumps(
+            {
+                "pebble": {
+                    "listenAddress": f"127.0.0.1:{port}",
+                    "managementListenAddress": f"127.0.0.1:{port + 1}",
+                    "certificate": str(certificate),
+                    "privateKey": str(key),
+                    "httpPort": 80,
+                    "tlsPort": 443,
+                    "keyAlgorithm": "ecdsa",
+                    "caaIdentities": ["letsencrypt.org"],
+                    "retryAfter": {"authz": 3, "order": 5},
+                    "profiles": {"classic": {"description": "90 days", "validityPeriod": 7776000}},
+                }
+            }
+        )
+    )
+    service = _fresh(f"acme-{name}", certificate, configuration)
+    program = artefacts.programs / "pebble"
+    service.start(
+        ["ip", "netns", "exec", _OUTSIDE, program, "-config", configuration, "-dnsserver", f"{OUTSIDE_DNS}:53"],
+        env={"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "0"},
+    )
+    return service
+
+
+def _apis() -> Service:
+    certificate, key = ca.server("apis", [*ACME_HOSTS.values(), CLOUDFLARE_HOST])
+    here = Path(__file__).parent
+    sources = [here / name for name in ("apis.py", "publicdns.py", "doubles/web.py", "doubles/cloudflare.py")]
+    service = _fresh("apis", certificate, *sources)
+    command: list[str | Path] = ["ip", "netns", "exec", _OUTSIDE, sys.executable, "-m", "lab.apis"]
+    command += ["--listen", f"{OUTSIDE_APIS}:443", "--certificate", certificate, "--key", key]
+    service.start([*command, *(f"--{name}={port}" for name, port in _PEBBLE_PORTS.items())])
     return service
 
 
@@ -154,30 +202,41 @@ def _router_dns() -> Service:
 def up(artefacts: Artefacts) -> None:
     """Start what is not running, and restart what is not configured as wanted now."""
     web_hosts = list(WEB_HOSTS)
+    _addresses()
+    _wait(_dns(web_hosts), _OUTSIDE, OUTSIDE_DNS, 53)
     checks = (
-        (_dns(web_hosts), _OUTSIDE, OUTSIDE_DNS, 53),
         (_packages(), None, "127.0.0.1", APT_PROXY_PORT),
         (_web(artefacts.web_root.resolve(), [*web_hosts, ELSEWHERE]), _OUTSIDE, OUTSIDE_WEB, 443),
         (_registry(artefacts), _OUTSIDE, OUTSIDE_REGISTRY, 443),
         (_router_dns(), PREFIX + "router", ROUTER_LAN, 53),
+        *((_pebble(name, artefacts), _OUTSIDE, "127.0.0.1", port) for name, port in _PEBBLE_PORTS.items()),
+        (_apis(), _OUTSIDE, OUTSIDE_APIS, 443),
     )
-    for service, namespace, address, port in checks:
+    for check in checks:
+        _wait(*check)
 
-        def there(namespace: str | None = namespace, address: str = address, port: int = port) -> bool:
-            return netns.answers(namespace, address, port)
 
-        if not wait_until(lambda: there() or service.pid is None, _START_SECONDS) or service.pid is None:  # noqa: B023
-            raise LabError(f"{service.name} did not start: {service.last_words()}")
+def _wait(service: Service, namespace: str | None, address: str, port: int) -> None:
+    """Wait until a service answers.
+
+    Raises:
+        LabError: it does not.
+    """
+
+    def there() -> bool:
+        return netns.answers(namespace, address, port) or service.pid is None
+
+    if not wait_until(there, _START_SECONDS) or service.pid is None:
+        raise LabError(f"{service.name} did not start: {service.last_words()}")
 
 
 def down() -> None:
     """Stop all of it."""
-    for name in ("router-dns", "outside-registry", "outside-web", "outside-packages", "outside-dns"):
+    for name in reversed(_SERVICES):
         with contextlib.suppress(ProcessLookupError):
             Service(name).stop()
 
 
 def services() -> dict[str, bool]:
     """Which of the outside's services run."""
-    names = ("outside-dns", "outside-web", "outside-registry", "outside-packages", "router-dns")
-    return {name: Service(name).pid is not None for name in names}
+    return {name: Service(name).pid is not None for name in _SERVICES}

@@ -81,10 +81,24 @@ class Kubernetes:
         :raises RefusedError: if the API says no.
         :raises CozyError: if it says nothing.
         """
+        return self._request("GET", self._url(path, **query))
+
+    def patch(self, path: str, changes: dict[str, t.Any]) -> None:
+        """Change an object by a merge patch (RFC 7386).
+
+        :raises RefusedError: if the API says no.
+        :raises CozyError: if it says nothing.
+        """
+        self._request("PATCH", self._url(path), changes)
+
+    def _request(self, method: str, url: str, changes: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        headers = {**self._headers, "Accept": "application/json"}
+        body: dict[str, t.Any] = {}
+        if changes is not None:
+            headers["Content-Type"] = "application/merge-patch+json"
+            body["body"] = json.dumps(changes).encode()
         try:
-            answer = self._client.rest_client.pool_manager.request(
-                "GET", self._url(path, **query), headers={**self._headers, "Accept": "application/json"}
-            )
+            answer = self._client.rest_client.pool_manager.request(method, url, headers=headers, **body)
         except HTTPError as exc:
             raise CozyError(f"The Kubernetes API does not answer: {exc}") from exc
         if answer.status != 200:

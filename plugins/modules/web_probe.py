@@ -14,7 +14,7 @@ version_added: 1.0.0
 author:
   - The kubecozy authors (@kubecozy)
 description:
-  - Asks for pages by their names, TLS verified, and waits until all answer as they should.
+  - Asks for pages by their names, TLS verified unless told otherwise, and waits until all answer as they should.
   - With O(address) it goes to that address whatever DNS says, so that a site can be proved before its name is known.
   - When time is over, it says of each page what was wrong with it.
 extends_documentation_fragment:
@@ -54,6 +54,10 @@ options:
   ca_path:
     description: PEM file with the authorities to trust instead of the system's.
     type: path
+  validate_certs:
+    description: Whether the certificate must be one that is trusted. Without, O(ca_path) means nothing.
+    type: bool
+    default: true
   timeout:
     description: Seconds to wait until all pages are right.
     type: int
@@ -120,6 +124,7 @@ def main() -> None:
             },
             "address": {"type": "str"},
             "ca_path": {"type": "path"},
+            "validate_certs": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 120},
             "hint": {"type": "str", "default": ""},
         },
@@ -127,7 +132,8 @@ def main() -> None:
     )
     seconds = module.params["timeout"]
     try:
-        prober = Prober(module.params["address"], module.params["ca_path"])
+        trust = (module.params["ca_path"], module.params["validate_certs"])
+        prober = Prober(module.params["address"], *trust)
         outcomes = prober.until_right([Check(**check) for check in module.params["checks"]], seconds)
     except CozyError as exc:
         module.fail_json(msg=str(exc))

@@ -30,6 +30,7 @@ CLUSTER_GROUPS = ("cluster", "control_plane", "workers")
 #: Facts of the site. Each is stated once, for all hosts.
 SITE_VARIABLES = frozenset(
     {
+        "homelab_acme_server",
         "homelab_address_pool",
         "homelab_ca_path",
         "homelab_cache_dir",
@@ -41,6 +42,7 @@ SITE_VARIABLES = frozenset(
         "homelab_kubernetes_version",
         "homelab_lan_cidr",
         "homelab_pod_cidr",
+        "homelab_public_resolvers",
         "homelab_service_cidr",
         "homelab_storage_node",
         "homelab_storage_path",
@@ -51,6 +53,21 @@ IMAGE_VARIABLES = frozenset({"cozy_image_base", "cozy_image_checksums", "cozy_im
 #: Site variables that carry secrets: their values are never shown.
 SECRET_VARIABLES = frozenset({"homelab_instances", "cozy_instance_instances"})
 SHORTEST_PASSPHRASE = 8
+
+ACME_SERVERS = ("staging", "production")
+#: What each solver of an ACME challenge cannot do without, by variable, in words.
+SOLVER_NEEDS: c.Mapping[str, c.Mapping[str, str]] = {
+    "cloudflare": {"cluster_issuer_cloudflare_token": "an API token of Cloudflare's for the zone, or another solver"},
+    "rfc2136": {
+        "cluster_issuer_rfc2136_nameserver": "the address of the zone's name server",
+        "cluster_issuer_rfc2136_key_name": "the name of the TSIG key that may write TXT records",
+        "cluster_issuer_rfc2136_secret": "the secret of that key, in base64",
+    },
+    "webhook": {
+        "cluster_issuer_webhook": "a mapping with groupName and solverName, as the webhook's documentation has it"
+    },
+    "http01": {},
+}
 
 #: kube-controller-manager hands each machine a network of this prefix length for its pods.
 POD_PREFIX_OF_A_MACHINE = 24
@@ -205,6 +222,8 @@ def problems_of(inventory: Inventory) -> list[Problem]:
         _role_variables,
         _home_dns,
         _upstreams,
+        _resolvers,
+        _acme,
         _paths,
         _storage,
         _mail,
@@ -629,6 +648,52 @@ def _home_dns_zones(inventory: Inventory) -> Problems:
 def _home_dns_servers(inventory: Inventory) -> dict[ipaddress.IPv4Address, str]:
     """Return the machines that are to answer the house, by address."""
     return {inventory.addresses[name]: name for name in inventory.members("home_dns") if name in inventory.addresses}
+
+
+def _resolvers(inventory: Inventory) -> Problems:
+    servers = {str(address): name for address, name in _home_dns_servers(inventory).items()}
+    for name in ("homelab_public_resolvers", "cert_manager_dns01_resolvers", "cluster_issuer_resolvers"):
+        value = inventory.site(name)
+        if isinstance(value, Missing):
+            continue
+        for entry in value if isinstance(value, list) and value else [value]:
+            host = entry.partition(":")[0] if isinstance(entry, str) else ""
+            if host in servers:
+                wanted = f"a resolver outside the house; this is {servers[host]}, which has the domain for itself"
+                yield is_value(entry, wanted, name)
+            elif not (isinstance(entry, str) and values.RESOLVER.fullmatch(entry)):
+                wanted = 'a resolver: "9.9.9.9", "9.9.9.9:53" or "https://9.9.9.9/dns-query"'
+                yield is_value(entry, wanted, name)
+
+
+def _acme(inventory: Inventory) -> Problems:
+    name = "cluster_issuer_server" if inventory.states("cluster_issuer_server") else "homelab_acme_server"
+    server, kind = inventory.site(name), inventory.site("cluster_issuer_type")
+    if kind != "acme" and not (isinstance(kind, Missing) and inventory.states("homelab_acme_server")):
+        return
+    known = isinstance(server, str) and (server in ACME_SERVERS or values.HTTPS.fullmatch(server))
+    if not known and not isinstance(server, Missing):
+        yield is_value(server, '"staging", "production" or the https URL of another server\'s directory', name)
+    domain = inventory.site("homelab_domain")
+    if server in (*ACME_SERVERS, MISSING) and isinstance(domain, str) and domain.endswith(values.HOUSE_ONLY):
+        yield is_value(domain, f"a name that is yours in the public DNS, for {name} is set", "homelab_domain")
+    solver = inventory.site("cluster_issuer_solver")
+    solver = "cloudflare" if isinstance(solver, Missing) else solver
+    for needed, what in SOLVER_NEEDS.get(str(solver), {}).items():
+        # Secrets are not looked at: that they are set is what can be seen.
+        if not inventory.states(needed) or inventory.site(needed) in ("", {}):
+            yield Problem(needed, "is not set", f'{what}, for cluster_issuer_solver is "{solver}"')
+    webhook = inventory.site("cluster_issuer_webhook")
+    if solver == "webhook" and isinstance(webhook, dict) and webhook:
+        for key in ("groupName", "solverName"):
+            if not webhook.get(key):
+                yield Problem(f"cluster_issuer_webhook, {key}", "is not set", "what the webhook's documentation says")
+    wildcard = inventory.site("cluster_issuer_certificate_wildcard")
+    if solver == "http01" and wildcard is not False:
+        wanted = 'false, and every name in cluster_issuer_certificate_domains, for cluster_issuer_solver is "http01"'
+        yield is_value(
+            True if isinstance(wildcard, Missing) else wildcard, wanted, "cluster_issuer_certificate_wildcard"
+        )
 
 
 def _upstreams(inventory: Inventory) -> Problems:

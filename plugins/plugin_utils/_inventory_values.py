@@ -19,7 +19,12 @@ import typing as t
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 MAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
+HTTPS = re.compile(r"https://[^/\s]+(/\S*)?")
+RESOLVER = re.compile(r"(\d{1,3}(\.\d{1,3}){3})(:\d{1,5})?|https://[^/\s]+/\S*")
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+#: Names that no public authority may certify: everybody's house may have them.
+HOUSE_ONLY = ("home.arpa", ".internal", ".lan", ".home", ".test", ".example")
 
 #: Leaves room for the label of an application and its dot: no name may have more than 253 characters.
 LONGEST_DOMAIN = 189

@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from lab import credentials
 from lab.artefacts.catalog import HOST
 from lab.model import cache_dir
-from tests.site import machines, playbook, recap
+from tests.site import leaks, machines, playbook, recap
 from tests.site.playbook import TrialError
 
 _MOLECULE = playbook.TOP / "molecule"
@@ -29,6 +30,7 @@ STARTS: dict[str, Callable[[], None]] = {
     "home_dns": lambda: machines.bare(["pi", "worker1"]),
     "single": lambda: machines.bare(["control1"]),
     "services": machines.whole,
+    "acme": machines.whole,
     "cozy": machines.whole,
     "elsewhere": machines.whole,
     "export": machines.whole,
@@ -105,6 +107,9 @@ def run(name: str) -> None:
                 "LAB_PROGRAMS": str(cache_dir() / "artefacts" / HOST.name),
             },
         )
+    secrets = {f"lab secret {file.name}": file.read_text() for file in credentials.folder().iterdir()}
+    if told := leaks.search(ran.output.encode(), leaks.needles(secrets)):
+        raise TrialError(f"the output tells secrets: {', '.join(sorted(told))}")
     if ran.code:
         raise TrialError(f"Molecule ended with {ran.code}; what failed is above")
     try:

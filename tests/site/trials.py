@@ -14,7 +14,7 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from lab import store
+from lab import credentials, store
 from lab.model import DOMAIN, ELSEWHERE, INGRESS, MACHINES, OUTSIDE_DNS, ROUTER_WAN, cache_dir, state_dir
 from tests.site import cozy, leaks, machines, playbook
 from tests.site.playbook import Moment, TrialError
@@ -215,6 +215,7 @@ def _secrets() -> dict[str, str]:
     found.update(machines.cluster("secrets"))
     found["house CA"] = (state_dir() / "ca" / "house.key").read_text()
     found["lab key"] = (state_dir() / "id_ed25519").read_text()
+    found.update({f"lab secret {file.name}": file.read_text() for file in credentials.folder().iterdir()})
     return found
 
 

@@ -158,6 +158,7 @@ def test_enough_bad_inventories() -> None:
 def test_no_secret_is_printed(played: dict[tuple[str, str], Run], judged: dict[tuple[str, str], list[str]]) -> None:
     """No passphrase of any inventory here is in any output."""
     secrets = {"hunter2", "hunter2hunter2", "correct horse battery", "staple battery horse", "12345678"}
+    secrets |= {"staple of the battery", "aTokenOfNobodys"}
     inventories = "".join(path.read_text() for path in INVENTORIES.glob("*/*/hosts.yml"))
     assert all(secret in inventories for secret in secrets)
     outputs = [run.output for run in played.values()] + [line for lines in judged.values() for line in lines]

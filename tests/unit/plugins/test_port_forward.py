@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.kubecozy.homelab.plugins.module_utils import _port_forward
 from ansible_collections.kubecozy.homelab.plugins.module_utils._admin_api import PodRoute, Stack
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, StackDownError
-from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes, Pod
+from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes, Pod, RefusedError
 from ansible_collections.kubecozy.homelab.plugins.modules import cozy_instance
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -110,6 +110,21 @@ def test_no_pod_says_so_and_why(api: mock.Mock) -> None:
         find(api, crashing)
     with pytest.raises(StackDownError, match="cozy-stack-2: Running"):
         find(api, pod("cozy-stack-2", 1))
+
+
+def test_changes_are_merged_in(api: mock.Mock) -> None:
+    api.return_value = answer(200, {})
+    Kubernetes(None, None).patch("/api/v1/namespaces/cozy", {"metadata": {"finalizers": None}})
+    kind = {"Content-Type": "application/merge-patch+json"}
+    api.assert_called_once_with(
+        "PATCH",
+        "https://api/api/v1/namespaces/cozy",
+        headers={"authorization": "Bearer t", "Accept": "application/json", **kind},
+        body=b'{"metadata": {"finalizers": null}}',
+    )
+    api.return_value = answer(409, {}, "Conflict")
+    with pytest.raises(RefusedError, match="409 Conflict"):
+        Kubernetes(None, None).patch("/api/v1/namespaces/cozy", {})
 
 
 def test_api_that_refuses_or_is_away(api: mock.Mock) -> None:

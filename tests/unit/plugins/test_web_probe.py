@@ -166,6 +166,7 @@ def test_tls_is_verified_by_name(secure: Server, authority: Path) -> None:
     assert "can't be trusted: Hostname mismatch" in other["msg"]
     unknown = probe({"url": secure.url("/")})
     assert "can't be trusted: self-signed certificate" in unknown["msg"]
+    assert not probe({"url": secure.url("/")}, validate_certs=False).get("failed")
 
 
 def test_reasons_for_no_answer(plain: Server) -> None:
