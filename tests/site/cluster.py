@@ -28,8 +28,11 @@ _MOVING_VERSIONS = frozenset(
     {"Node", "Pod", "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "EndpointSlice", "Endpoints", "APIService"}
 )
 
-# Of kubeadm's tokens and of CouchDB's credentials.
-_PUBLIC_KEYS = frozenset({"auth-extra-groups", "description", "expiration", "token-id", "username"})
+# Of kubeadm's tokens, of CouchDB's credentials, and of the way that mails go.
+_PUBLIC_KEYS = frozenset(
+    {"auth-extra-groups", "description", "expiration", "token-id", "username"}
+    | {"from", "host", "password_secret", "port", "tls"}
+)
 
 Get = Callable[[str], dict[str, Any]]
 
