@@ -29,8 +29,9 @@ _MOVING_VERSIONS = frozenset(
 )
 
 # Of kubeadm's tokens, of CouchDB's credentials, and of the way that mails go.
-_PUBLIC_KEYS = frozenset({"auth-extra-groups", "description", "expiration", "token-id", "username"}) | frozenset(
-    {"from", "host", "password_secret", "port", "tls"}
+_PUBLIC_KEYS = frozenset(
+    {"auth-extra-groups", "description", "expiration", "token-id", "username"}
+    | {"from", "host", "password_secret", "port", "tls"}
 )
 
 Get = Callable[[str], dict[str, Any]]
