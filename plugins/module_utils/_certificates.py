@@ -90,9 +90,10 @@ def leaf_of(pem: bytes) -> Leaf:
             f"The Python library 'cryptography' is needed where this module runs, and can't be imported: {IMPORT_ERROR}"
         )
     try:
-        first, *_ = chain = x509.load_pem_x509_certificates(pem)
+        chain = x509.load_pem_x509_certificates(pem)
     except ValueError as exc:
         raise CozyError(f"The Secret holds no certificate: {exc}") from exc
+    first = chain[0]
     try:
         names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         dns_names = [str(name) for name in names.get_values_for_type(x509.DNSName)]

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import typing as t
-import urllib.request
 
+from ansible.module_utils import urls
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, UnreachableError
 
 try:
@@ -46,7 +46,7 @@ class Resolver:
                 f" {IMPORT_ERROR}"
             )
         self.where = where
-        self._host, _, port = where.partition(":")
+        self._host, _colon, port = where.partition(":")
         self._port = int(port) if port.isdigit() else DNS_PORT
         if not where.startswith("https://") and port and not port.isdigit():
             raise InputError(f"{where} is no resolver: an address, an address with its port, or an https URL is.")
@@ -60,7 +60,7 @@ class Resolver:
         try:
             response = self._exchange(query)
             chain = response.resolve_chaining() if response.rcode() == dns.rcode.NOERROR else None
-        except (dns.exception.DNSException, OSError, ValueError) as exc:
+        except (dns.exception.DNSException, urls.ConnectionError, OSError, ValueError) as exc:
             raise UnreachableError(f"{self.where} does not answer for {name}: {exc}") from exc
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise UnreachableError(f"{self.where} answers {dns.rcode.to_text(response.rcode())} for {name}")
@@ -71,9 +71,8 @@ class Resolver:
             return dns.query.udp_with_fallback(query, self._host, SECONDS, self._port)[0]
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
         query.id = 0
-        request = urllib.request.Request(self.where, query.to_wire(), headers)  # https, looked at above
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            return dns.message.from_wire(answer.read())
+        answer = urls.open_url(self.where, query.to_wire(), headers, "POST", timeout=SECONDS)
+        return dns.message.from_wire(answer.read())
 
 
 def first_answer(resolvers: t.Sequence[Resolver], name: str, kind: str) -> list[t.Any]:

@@ -75,10 +75,8 @@ records:
 """
 
 import json
-import ssl
-import urllib.error
-import urllib.request
 
+from ansible.module_utils import urls
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, InputError, UnreachableError
 from ansible_collections.kubecozy.homelab.plugins.module_utils._public_dns import Resolver, closest_caa, forbids
@@ -95,10 +93,9 @@ def identities(server: str, ca_path: str | None) -> list[str]:
     if not server.startswith("https://"):
         raise InputError(f"{server} is no https URL.")
     try:
-        context = ssl.create_default_context(cafile=ca_path)
-        with urllib.request.urlopen(server, timeout=SECONDS, context=context) as answer:
-            return [str(name).lower() for name in json.load(answer).get("meta", {}).get("caaIdentities", [])]
-    except (OSError, ValueError, AttributeError) as exc:
+        answer = urls.open_url(server, timeout=SECONDS, ca_path=ca_path)
+        return [str(name).lower() for name in json.load(answer).get("meta", {}).get("caaIdentities", [])]
+    except (urls.ConnectionError, OSError, ValueError, AttributeError) as exc:
         raise UnreachableError(f"{server} can't be asked: {getattr(exc, 'reason', exc)}") from exc
 
 
