@@ -28,6 +28,7 @@ else:
     IMPORT_ERROR = None
 
 CORE = "/api/v1"
+NETWORKING = "/apis/networking.k8s.io/v1"
 CERTS = "/apis/cert-manager.io/v1"
 ACME = "/apis/acme.cert-manager.io/v1"
 RETRY = "homelab.kubecozy.io/asked-again"
@@ -169,6 +170,14 @@ class Watch:
         if not issued or set(self.spec["dnsNames"]) - set(names):
             return None
         return base64.b64decode(secret["data"]["tls.crt"])
+
+    def used(self) -> bool:
+        """Whether an Ingress shows the certificate.
+
+        :raises CozyError: if Kubernetes can't be asked.
+        """
+        blocks = [one["spec"].get("tls") or [] for one in self._get(self._of(NETWORKING, "ingresses"))["items"]]
+        return any(tls.get("secretName") == self.spec["secretName"] for block in blocks for tls in block)
 
     def look_deeper(self) -> None:
         """Look at what is under way."""
@@ -351,9 +360,10 @@ def served(address: str, name: str, wanted: Leaf) -> Served:
     )
 
 
-def until_served(address: str, names: t.Sequence[str], wanted: Leaf) -> bool:
+def until_served(address: str, names: t.Sequence[str], wanted: Leaf, used: bool) -> bool:
     """Wait until an address shows the wanted certificate, if it shows one for these names at all.
 
+    :param used: whether something is to show it; without, one look is enough, and an older one may still be shown.
     :returns: whether it shows it.
     :raises CozyError: if it goes on to show another one.
     """
@@ -361,7 +371,7 @@ def until_served(address: str, names: t.Sequence[str], wanted: Leaf) -> bool:
     while True:
         seen = [served(address, name, wanted) for name in names]
         problems = [one.problem for one in seen if one.problem]
-        if not problems:
+        if not (used and problems):
             return all(one.shown for one in seen)
         if time.monotonic() > deadline:
             raise CozyError(f"After {RELOAD_SECONDS:.0f} s {'; '.join(problems)}.")

@@ -211,7 +211,7 @@ def main() -> None:
             return
         leaf = leaf_of(found)
         names, address = watch.spec["dnsNames"], params["address"]
-        shown = bool(address) and until_served(address, names, leaf)
+        shown = bool(address) and until_served(address, names, leaf, watch.used())
         trust = trusted(address, names[0], params["ca_path"]) if shown else None
     except CozyError as exc:
         module.fail_json(msg=str(exc))

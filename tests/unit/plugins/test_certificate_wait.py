@@ -35,6 +35,7 @@ REQUESTS = "/apis/cert-manager.io/v1/namespaces/cozy/certificaterequests"
 ORDERS = "/apis/acme.cert-manager.io/v1/namespaces/cozy/orders"
 CHALLENGES = "/apis/acme.cert-manager.io/v1/namespaces/cozy/challenges"
 SECRET = "/api/v1/namespaces/cozy/secrets/cozy-tls"
+INGRESSES = "/apis/networking.k8s.io/v1/namespaces/cozy/ingresses"
 REVOKED = 'while querying the Cloudflare API for GET "/zones?name=example.com" \n\t Error: 9109: Invalid access token'
 
 
@@ -85,6 +86,7 @@ class World:
             REQUESTS: {"items": [self.item("request-1", "r", "c")]},
             ORDERS: {"items": [self.item("order-1", "o", "r", state="pending")]},
             CHALLENGES: {"items": []},
+            INGRESSES: {"items": [{"spec": {}}, {"spec": {"tls": [{"secretName": "cozy-tls"}]}}]},
             SECRET: {"metadata": {}, "data": {"tls.crt": base64.b64encode(LEAF).decode()}},
         }
 
@@ -363,6 +365,17 @@ def test_the_house_gets_another_one(world: World, door: Callable[[tuple[bytes, b
     message = wait(address="192.0.2.200")["msg"]
     assert "192.0.2.200 shows for cozy.example.com another certificate than the Secret holds: by Older" in message
     assert world.now < 40
+
+
+def test_the_door_still_has_what_nothing_uses_any_more(
+    world: World, door: Callable[[tuple[bytes, bytes]], None]
+) -> None:
+    world.issue()
+    world.objects[INGRESSES] = {"items": [{"spec": {"tls": [{"secretName": "other"}]}}]}
+    door(signed("Older", NAMES))
+    result = wait(address="192.0.2.200")
+    assert (result["shown"], result["trusted"]) == (False, None)
+    assert world.now == 0
 
 
 def test_nothing_uses_it_yet(world: World, door: Callable[[tuple[bytes, bytes]], None]) -> None:
