@@ -250,14 +250,15 @@ def test_steps() -> list[Step]:
         site(name, limit=1200, needs=("lab up",) if name in ("bare-check", "killed-run") else ("lab up", "killed-run"))
         for name in trials.TRIALS
     ]
-    scenarios = [site("molecule", name, limit=900) for name in scenario.STARTS]
+    scenarios = [site("molecule", name, limit=900) for name in scenario.STARTS if name not in scenario.LONG]
     sanity = Step("sanity", (sys.executable, "-m", "tools.sanity"), 900)
     return [*check_steps(), sanity, *on_the_lab([*story, *scenarios])]
 
 
 def soak_steps() -> list[Step]:
     """Return the long trials: first runs killed at many moments, many runs in a row, every machine's plug pulled."""
-    return on_the_lab(site("soak", name, limit=1800) for name in soak.PARTS)
+    scenarios = [site("molecule", name, limit=1200) for name in scenario.STARTS if name in scenario.LONG]
+    return on_the_lab([*(site("soak", name, limit=1800) for name in soak.PARTS), *scenarios])
 
 
 def bench_steps() -> list[Step]:

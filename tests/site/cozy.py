@@ -193,7 +193,7 @@ def _kept() -> dict[str, str]:
     return {**found, **documents, **restarts}
 
 
-def repeats(times: int = 3) -> None:
+def repeats(times: int) -> None:
     """The Cozy's half is run again and again: nothing is made anew, no document gets a new revision.
 
     Args:
@@ -314,7 +314,7 @@ def rotation() -> None:
     new_config()
 
 
-def half_created(moment: str = "document") -> None:
+def half_created(moment: str) -> None:
     """cozy-stack is killed while it makes an instance: the next run repairs that, or says what it needs.
 
     Args:

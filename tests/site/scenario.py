@@ -38,6 +38,9 @@ STARTS: dict[str, Callable[[], None]] = {
 }
 """How each scenario's machines are made; in place of Molecule's create and destroy."""
 
+LONG = frozenset({"acme", "elsewhere"})
+"""Scenarios that take too long for `make test`; `make soak` runs them."""
+
 
 def sequence(name: str) -> list[str]:
     """The actions of a scenario, each of whose playbooks is there.

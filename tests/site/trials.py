@@ -255,8 +255,6 @@ TRIALS: dict[str, Callable[[], object]] = {
     "client": client,
     "browser": cozy.browser,
     "reach": cozy.reach,
-    "repeats": cozy.repeats,
-    "half-created": cozy.half_created,
     # Before a secret is made anew, and before the power cut, which takes the journals that are kept in memory.
     "secrets": no_secret_told,
     "rotation": cozy.rotation,
