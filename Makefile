@@ -9,7 +9,7 @@
 # make build        builds what the lab serves: programs, images
 # make check        the fast part of the tests; STEPS="ruff mypy" for some of them
 # make test         everything
-# make soak         the long trials: power cuts, killed runs, twenty runs in a row, the scenarios acme, elsewhere and image
+# make soak         the long trials: power cuts, killed runs, twenty runs in a row, the scenarios acme, cozy, elsewhere and image
 # make bench        how long a first and a second run take
 # make sanity       ansible-test sanity
 # make contract     what modules and doubles rely on, asked of the doubles, or of a real cozy-stack: CONTRIBUTING.md

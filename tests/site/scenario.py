@@ -38,7 +38,7 @@ STARTS: dict[str, Callable[[], None]] = {
 }
 """How each scenario's machines are made; in place of Molecule's create and destroy."""
 
-LONG = frozenset({"acme", "elsewhere", "image"})
+LONG = frozenset({"acme", "cozy", "elsewhere", "image"})
 """Scenarios that take too long for `make test`; `make soak` runs them."""
 
 
