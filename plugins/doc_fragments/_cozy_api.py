@@ -36,17 +36,6 @@ options:
   public_url:
     description: URL of the public port, such as V(http://127.0.0.1:8080). The instance is named by the C(Host) header.
     type: str
-  kubeconfig:
-    description:
-      - Path of the kubeconfig file.
-      - Without it, the environment variables E(K8S_AUTH_KUBECONFIG) and E(KUBECONFIG), then the Kubernetes client's own
-        default.
-    type: path
-  kube_context:
-    description:
-      - Name of the context in the kubeconfig.
-      - Without it, the environment variable E(K8S_AUTH_CONTEXT), then the current context.
-    type: str
   namespace:
     description: Namespace cozy-stack's pod runs in.
     type: str

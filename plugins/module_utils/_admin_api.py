@@ -12,7 +12,6 @@ import time
 import typing as t
 from urllib.parse import quote, urlencode, urlsplit
 
-from ansible.module_utils.basic import env_fallback
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import (
     ApiError,
     CouchDownError,
@@ -26,7 +25,11 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import (
     WrongPassphraseError,
 )
 from ansible_collections.kubecozy.homelab.plugins.module_utils._keys import ScryptLine
-from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes, Pod
+from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import (
+    KUBERNETES_ARGUMENTS,
+    Kubernetes,
+    Pod,
+)
 
 OPERATOR_KEY = "passphrase"
 ADMIN_PORT = 6060
@@ -44,8 +47,7 @@ API_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "admin_secret": {"type": "str", "default": "cozy-operator", "no_log": False},
     "admin_url": {"type": "str"},
     "public_url": {"type": "str"},
-    "kubeconfig": {"type": "path", "fallback": (env_fallback, ["K8S_AUTH_KUBECONFIG", "KUBECONFIG"])},
-    "kube_context": {"type": "str", "fallback": (env_fallback, ["K8S_AUTH_CONTEXT"])},
+    **KUBERNETES_ARGUMENTS,
     "namespace": {"type": "str", "default": "cozy"},
     "label_selector": {"type": "str", "default": "app.kubernetes.io/name=cozy-stack"},
     "timeout": {"type": "int", "default": 300},

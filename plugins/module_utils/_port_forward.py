@@ -10,6 +10,7 @@ import json
 import typing as t
 from urllib.parse import quote, urlencode
 
+from ansible.module_utils.basic import env_fallback
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError, StackDownError
 
 try:
@@ -24,6 +25,12 @@ else:
     IMPORT_ERROR = None
 
 ADMIN_FILE = "cozy-admin-passphrase"
+
+# Must be in sync with plugins/doc_fragments/_kubernetes.py.
+KUBERNETES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "kubeconfig": {"type": "path", "fallback": (env_fallback, ["K8S_AUTH_KUBECONFIG", "KUBECONFIG"])},
+    "kube_context": {"type": "str", "fallback": (env_fallback, ["K8S_AUTH_CONTEXT"])},
+}
 
 
 class _ForwardedConnection(http.client.HTTPConnection):

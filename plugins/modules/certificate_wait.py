@@ -22,6 +22,7 @@ description:
 extends_documentation_fragment:
   - kubecozy.homelab._attributes
   - kubecozy.homelab._attributes.actiongroup_cozy
+  - kubecozy.homelab._kubernetes
 attributes:
   check_mode:
     support: partial
@@ -64,17 +65,6 @@ options:
     type: list
     elements: str
     default: []
-  kubeconfig:
-    description:
-      - Path of the kubeconfig file.
-      - Without it, the environment variables E(K8S_AUTH_KUBECONFIG) and E(KUBECONFIG), then the Kubernetes client's own
-        default.
-    type: path
-  kube_context:
-    description:
-      - Name of the context in the kubeconfig.
-      - Without it, the environment variable E(K8S_AUTH_CONTEXT), then the current context.
-    type: str
 """
 
 EXAMPLES = r"""
@@ -123,7 +113,7 @@ trusted:
 
 import time
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecozy.homelab.plugins.module_utils._certificates import (
     PAUSE,
     Object,
@@ -134,7 +124,7 @@ from ansible_collections.kubecozy.homelab.plugins.module_utils._certificates imp
     until_served,
 )
 from ansible_collections.kubecozy.homelab.plugins.module_utils._errors import CozyError
-from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import Kubernetes
+from ansible_collections.kubecozy.homelab.plugins.module_utils._port_forward import KUBERNETES_ARGUMENTS, Kubernetes
 from ansible_collections.kubecozy.homelab.plugins.module_utils._public_dns import Resolver
 
 
@@ -185,6 +175,7 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
+            **KUBERNETES_ARGUMENTS,
             "namespace": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
             "timeout": {"type": "int", "default": 600},
@@ -192,8 +183,6 @@ def main() -> None:
             "address": {"type": "str"},
             "ca_path": {"type": "path"},
             "resolvers": {"type": "list", "elements": "str", "default": []},
-            "kubeconfig": {"type": "path", "fallback": (env_fallback, ["K8S_AUTH_KUBECONFIG", "KUBECONFIG"])},
-            "kube_context": {"type": "str", "fallback": (env_fallback, ["K8S_AUTH_CONTEXT"])},
         },
         supports_check_mode=True,
     )

@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kubecozy.homelab._attributes
   - kubecozy.homelab._attributes.actiongroup_cozy
   - kubecozy.homelab._cozy_api
+  - kubecozy.homelab._kubernetes
 attributes:
   check_mode:
     support: full
